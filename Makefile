@@ -1,0 +1,28 @@
+# `make` alone lists what there is. Only a Rust toolchain and a C compiler are needed for `demo`; `test` installs what
+# it misses.
+
+CARGO ?= cargo
+
+.PHONY: help demo test lint image-check
+
+help:
+	@echo 'make demo          sign up, call, log out, be refused: the whole story on this machine'
+	@echo 'make test          every test (installs python3-venv on Debian when it is missing)'
+	@echo 'make lint          format, clippy, documentation, shell syntax; warnings are errors'
+	@echo 'make image-check   build the Dockerfile and run the image, without a container engine (root, Debian)'
+
+demo:
+	$(CARGO) run --quiet --locked -- demo
+
+test:
+	scripts/test-needs
+	scripts/test
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps
+	for script in .ci/run scripts/*; do bash -n "$$script" || exit 1; done
+
+image-check:
+	scripts/image-check

@@ -1,0 +1,240 @@
+//! How fast open streams end when their token is revoked: `cargo bench --bench live`.
+//!
+//! Starts the real gateway, an upstream whose responses never end, and clients, each a process of its own, over
+//! loopback. Measured from before the revocation is sent to the moment when a client sees its stream end:
+//!
+//! 1. one stream, while all the others are open (by token id, 200 times);
+//! 2. all the streams of one subject at once; not one of another subject may end.
+//!
+//! `LIVE_STREAMS` and `LIVE_NEIGHBOURS` set how many there are (10,000 and 1,000). The gateway needs two descriptors a
+//! stream; the limit is raised as far as the machine allows.
+#![allow(clippy::unwrap_used, reason = "a failed step of a measurement is a failed measurement")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+const SECRET: &[u8] = b"a secret for a measurement, and long enough for HS256";
+const SINGLES: usize = 200;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if arguments.iter().any(|argument| argument == "--upstream") {
+        runtime.block_on(serve());
+    } else if arguments.iter().any(|argument| argument == "--measure") {
+        runtime.block_on(measure());
+    } else if arguments.iter().any(|argument| argument == "--bench") {
+        let this = std::env::current_exe().unwrap();
+        let status = raised(&this).arg("--measure").status().unwrap();
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    // `cargo test --benches` only wants to see that it builds.
+}
+
+/// A program with as many descriptors as it may have.
+fn raised(program: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 1000000 2>/dev/null || ulimit -n 200000 2>/dev/null || ulimit -n $(ulimit -Hn); exec \"$0\" \"$@\"";
+    command.args(["-c", script]).arg(program);
+    command
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Every response begins and never ends.
+async fn serve() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n";
+            let _ = stream.write_all(begun).await;
+            while stream.read(&mut head).await.is_ok_and(|count| count > 0) {}
+        });
+    }
+}
+
+async fn measure() {
+    let (streams, neighbours) = (number("LIVE_STREAMS", 10_000), number("LIVE_NEIGHBOURS", 1_000));
+    let stage = Stage::start();
+    let mut all = JoinSet::new();
+    let mut others = JoinSet::new();
+    let started = Instant::now();
+    for number in 0..streams {
+        stage.open(&mut all, &token("ada", &format!("ada-{number}"))).await;
+    }
+    for number in 0..neighbours {
+        stage.open(&mut others, &token("bob", &format!("bob-{number}"))).await;
+    }
+    println!("{} streams open after {:.1?}", streams + neighbours, started.elapsed());
+    assert_eq!(stage.live(), streams + neighbours);
+
+    let mut singles = Vec::new();
+    let mut acknowledged = Vec::new();
+    for number in 0..SINGLES {
+        let mut one = JoinSet::new();
+        let id = format!("one-{number}");
+        stage.open(&mut one, &token("eve", &id)).await;
+        let sent = Instant::now();
+        acknowledged.push(stage.revoke("token", &id).await - sent);
+        singles.push(one.join_next().await.unwrap().unwrap() - sent);
+    }
+    report("one stream, to its end", &mut singles);
+    report("  to the acknowledgement", &mut acknowledged);
+
+    let sent = Instant::now();
+    let acknowledged = stage.revoke("subject", "ada").await - sent;
+    let mut ends: Vec<Duration> = all.join_all().await.into_iter().map(|ended| ended - sent).collect();
+    report(&format!("{streams} streams, to their ends"), &mut ends);
+    println!("  acknowledged after {acknowledged:.1?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let touched = std::iter::from_fn(|| others.try_join_next()).count();
+    println!("neighbours that ended: {touched} of {neighbours}; still registered: {}", stage.live());
+    assert_eq!((touched, stage.live()), (0, neighbours));
+}
+
+fn report(what: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!("{what}: median {:.2?}, p99 {:.2?}, last {:.2?}", at(0.5), at(0.99), at(1.0));
+}
+
+fn token(subject: &str, id: &str) -> String {
+    let claims = format!(r#"{{"sub":"{subject}","jti":"{id}","iat":1700000000,"exp":4000000000}}"#);
+    let input = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
+        URL_SAFE_NO_PAD.encode(claims)
+    );
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), input.as_bytes());
+    format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// The gateway and its upstream, ended with this value.
+struct Stage {
+    dir: tempfile::TempDir,
+    children: Vec<Child>,
+    clear: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Stage {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut upstream = raised(&std::env::current_exe().unwrap());
+        let mut upstream = upstream.arg("--upstream").stdout(Stdio::piped()).spawn().unwrap();
+        let address = line(&mut BufReader::new(upstream.stdout.take().unwrap()));
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, SECRET).unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let toml = format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nmax_connections = 100000\naccess_log = \"off\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n[auth]\nenabled = false\n\
+             [[issuers]]\nname = \"legacy\"\nalgorithms = [\"HS256\"]\nsecret_file = \"secret\"\nmax_token_ttl = \"36500d\"\n\
+             [[upstreams]]\nname = \"up\"\ntargets = [\"http://{address}\"]\n\
+             [[routes]]\nname = \"all\"\npath = \"/\"\nupstream = \"up\"\nauth = \"access\"\n"
+        );
+        let config = dir.path().join("gateway.toml");
+        std::fs::write(&config, toml).unwrap();
+        let mut gateway = raised(Path::new(env!("CARGO_BIN_EXE_portcullis")));
+        let mut gateway = gateway.arg("--config").arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+        let mut events = BufReader::new(gateway.stderr.take().unwrap());
+        let (mut clear, mut admin) = (None, None);
+        while clear.is_none() || admin.is_none() {
+            let event = line(&mut events);
+            assert!(!event.is_empty(), "the gateway ended");
+            let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+            let address = event["fields"]["address"].as_str().and_then(|text| text.parse().ok());
+            match event["fields"]["listener"].as_str() {
+                Some("clear") => clear = address,
+                Some("admin") => admin = address,
+                _ => {}
+            }
+        }
+        // The pipe must not fill up.
+        std::thread::spawn(move || std::io::copy(&mut events, &mut std::io::stderr()));
+        Self { dir, children: vec![gateway, upstream], clear: clear.unwrap(), admin: admin.unwrap() }
+    }
+
+    /// Opens a stream and waits until it has begun; its task gives the moment when it ended.
+    async fn open(&self, streams: &mut JoinSet<Instant>, token: &str) {
+        let mut stream = TcpStream::connect(self.clear).await.unwrap();
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        while !read.windows(5).any(|window| window == b"begun") {
+            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+        }
+        streams.spawn(async move {
+            let mut rest = [0; 64];
+            while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+            Instant::now()
+        });
+    }
+
+    /// Revokes on a thread of its own; gives the moment of the acknowledgement.
+    async fn revoke(&self, kind: &str, value: &str) -> Instant {
+        let body = format!(r#"{{"kind":"{kind}","value":"{value}"}}"#);
+        let (admin, token) = (self.admin, self.admin_token());
+        let call = move || {
+            let answer = call(admin, "POST /admin/revocations", &token, &body);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            Instant::now()
+        };
+        tokio::task::spawn_blocking(call).await.unwrap()
+    }
+
+    fn live(&self) -> usize {
+        let text = call(self.admin, "GET /metrics", &self.admin_token(), "");
+        let line = text.lines().find_map(|line| line.strip_prefix("portcullis_live_connections "));
+        line.unwrap().parse().unwrap()
+    }
+
+    fn admin_token(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("state/admin.token")).unwrap().trim().to_owned()
+    }
+}
+
+fn call(address: SocketAddr, line: &str, token: &str, body: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn line(lines: &mut BufReader<impl std::io::Read>) -> String {
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

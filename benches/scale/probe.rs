@@ -1,0 +1,61 @@
+//! What is read of the machine: memory, the disk's own sync; and sorted samples.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Resident bytes of a process (`"self"` or its number).
+pub(crate) fn resident(process: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// How long one read of memory takes that no cache has: the unit in which a check at scale is to be counted, and what
+/// other work on the machine makes slower.
+pub(crate) fn memory_read() -> Duration {
+    // Each word says where the next one is: a step that visits all of them (odd, so coprime to their number).
+    const WORDS: usize = 1 << 25;
+    const STEP: usize = 0x9e37_79b1;
+    const READS: u32 = 1 << 20;
+    let words: Vec<usize> = (0..WORDS).map(|at| (at + STEP) % WORDS).collect();
+    let (start, mut at) = (Instant::now(), 0);
+    for _ in 0..READS {
+        at = words[at];
+    }
+    assert!(std::hint::black_box(at) < WORDS);
+    start.elapsed() / READS
+}
+
+/// Times, sorted when asked of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Samples(pub(crate) Vec<Duration>);
+
+impl Samples {
+    /// The time that this share of the samples does not exceed.
+    pub(crate) fn quantile(&mut self, share: f64) -> Duration {
+        self.0.sort_unstable();
+        let index = (self.0.len() as f64 * share) as usize;
+        self.0.get(index.min(self.0.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+/// Appends `bytes` and syncs, for so long: the disk's own fdatasync, without anything of ours.
+pub(crate) fn disk_sync(dir: &Path, bytes: usize, during: Duration) -> Samples {
+    let path = dir.join("fdatasync-probe");
+    let mut file = fs::File::create(&path).unwrap();
+    let (piece, start, mut samples) = (vec![7; bytes], Instant::now(), Samples::default());
+    while start.elapsed() < during {
+        file.write_all(&piece).unwrap();
+        let start = Instant::now();
+        file.sync_data().unwrap();
+        samples.0.push(start.elapsed());
+    }
+    fs::remove_file(&path).unwrap();
+    samples
+}
+
+pub(crate) fn micros(time: Duration) -> String {
+    format!("{:.0} µs", time.as_secs_f64() * 1e6)
+}

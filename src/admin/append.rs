@@ -1,0 +1,279 @@
+//! `POST /admin/revocations`: one object, an array, or lines of JSON in any number. All or nothing: the first bad item
+//! refuses the request, and nothing of it is applied.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, BodyDataStream};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, Request, State};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::idempotency::{Answers, Fingerprint, Turn};
+use super::intake::{Intake, IntakeError, LiveSession, Lookup, of_session, of_token, token_of};
+use super::items::{Asked, Item, Understood};
+use super::reply::{Refused, Reply, ended_early};
+use super::{From, Parts, Shared};
+use crate::answer::{Code, Problem};
+use crate::clock::UnixTime;
+use crate::revocation::{Ack, AppendError, Bulk, Revocation, Selector};
+use crate::store::StoreError;
+
+/// The most bytes of a body that is one JSON value; bulk goes as NDJSON.
+const JSON_BYTES_MAX: usize = 16 << 20;
+/// Pieces of a body that may wait for the thread that reads their lines.
+const PIECES_WAITING: usize = 16;
+/// How long the rest of a refused body is read and thrown away, so that its sender gets to see the answer.
+const DISCARD_FOR: Duration = Duration::from_secs(10);
+
+/// What may be asked for beside the items.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// Items whose `expires_at` has passed: refused, or passed over and counted.
+    #[serde(default)]
+    expired: Expired,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Expired {
+    #[default]
+    Refuse,
+    Skip,
+}
+
+/// What was appended.
+struct Done {
+    sequence: u64,
+    accepted: u64,
+    skipped: u64,
+}
+
+/// A body on its way to the log: where its first answer is kept, and what tells it from others of the same key.
+struct Keyed {
+    turn: Turn,
+    fingerprint: Fingerprint,
+}
+
+pub(super) async fn append(
+    State(parts): State<Shared>,
+    Extension(from): Extension<From>,
+    Extension(answers): Extension<Answers>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+    request: Request,
+) -> Reply {
+    let Query(wanted) = wanted.map_err(|error| Refused::invalid(error.body_text()))?;
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
+    let ndjson = essence.eq_ignore_ascii_case("application/x-ndjson");
+    if !ndjson && !essence.eq_ignore_ascii_case("application/json") {
+        let words = "revocations come as application/json or application/x-ndjson";
+        return Err(Refused(Problem::new(Code::UnsupportedMediaType, words)));
+    }
+    let now = parts.clock.now();
+    let turn = answers.turn(request.headers(), now)?;
+    let keyed = turn.map(|turn| Keyed { turn, fingerprint: Fingerprint::of(&request) });
+    let asked = Asked {
+        scope: (parts.scope)(),
+        address: from.0.into(),
+        now,
+        skip_expired: wanted.expired == Expired::Skip,
+    };
+    let body = request.into_body();
+    // A client that hangs up must not leave a batch half-way: the work is a task of its own.
+    let work = tokio::spawn(async move {
+        match keyed {
+            Some(Keyed { turn: Turn::Again(first), mut fingerprint }) => {
+                let mut body = body.into_data_stream();
+                while let Some(piece) = body.next().await {
+                    fingerprint.add(&piece.map_err(|_| broke_off())?);
+                }
+                first.answer_to(fingerprint)
+            }
+            Some(Keyed { turn: Turn::First(claim), mut fingerprint }) => {
+                let done = taken(&parts, asked, body, ndjson, Some(&mut fingerprint)).await?;
+                Ok(claim.keep(fingerprint, parts.clock.now(), told(&done, wanted.expired)))
+            }
+            None => Ok(told(&taken(&parts, asked, body, ndjson, None).await?, wanted.expired)),
+        }
+    });
+    work.await.map_err(ended_early)?.map(Json)
+}
+
+fn told(done: &Done, expired: Expired) -> Value {
+    let mut answer = json!({ "sequence": done.sequence, "accepted": done.accepted, "propagated": true });
+    if expired == Expired::Skip {
+        answer["skipped"] = done.skipped.into();
+    }
+    answer
+}
+
+async fn taken(
+    parts: &Shared,
+    asked: Asked,
+    body: Body,
+    ndjson: bool,
+    fingerprint: Option<&mut Fingerprint>,
+) -> Result<Done, Refused> {
+    if ndjson {
+        append_lines(parts, asked, body.into_data_stream(), fingerprint).await
+    } else {
+        append_json(parts, &asked, body, fingerprint).await
+    }
+}
+
+async fn append_json(
+    parts: &Parts,
+    asked: &Asked,
+    body: Body,
+    fingerprint: Option<&mut Fingerprint>,
+) -> Result<Done, Refused> {
+    let bytes = axum::body::to_bytes(body, JSON_BYTES_MAX).await.map_err(|_| {
+        let words = format!(
+            "the body is larger than {JSON_BYTES_MAX} bytes, or broke off; send bulk as application/x-ndjson"
+        );
+        Refused(Problem::new(Code::BodyTooLarge, words))
+    })?;
+    if let Some(fingerprint) = fingerprint {
+        fingerprint.add(&bytes);
+    }
+    let bad = |error: serde_json::Error| Refused::invalid(format!("the body is not JSON: {error}"));
+    let raw: &RawValue = serde_json::from_slice(&bytes).map_err(bad)?;
+    let is_list = raw.get().trim_start().starts_with('[');
+    let list: Vec<&RawValue> =
+        if is_list { serde_json::from_str(raw.get()).map_err(bad)? } else { vec![raw] };
+    let mut entries = Vec::with_capacity(list.len());
+    let (mut accepted, mut skipped) = (0, 0);
+    for (index, raw) in list.into_iter().enumerate() {
+        let told =
+            |words: String| Refused::invalid(if is_list { format!("item {index}: {words}") } else { words });
+        match Item::understand_json(raw.get().as_bytes(), asked).map_err(told)? {
+            Understood::Expired => {
+                skipped += 1;
+                continue;
+            }
+            Understood::Token { text, revocation } => {
+                let found = token_of(&parts.gateway.setup().issuers, &text, asked.now).map_err(told)?;
+                entries.push(of_token(revocation, found));
+            }
+            Understood::Entry { revocation, sessions_of } => {
+                if let Some(subject) = &sessions_of {
+                    let sessions = live_sessions(parts, subject, asked.now).await?;
+                    entries.extend(sessions.into_iter().map(|session| of_session(&revocation, session)));
+                }
+                entries.push(revocation);
+            }
+        }
+        accepted += 1;
+    }
+    let ack = parts.log.append(entries).await?;
+    Ok(Done { sequence: ack.sequence, accepted, skipped })
+}
+
+async fn live_sessions(parts: &Parts, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
+    let sessions = parts.store.live_sessions(subject, now).await?;
+    Ok(sessions.into_iter().map(|session| LiveSession { id: session.id, expires: session.expires }).collect())
+}
+
+/// What lines may ask, on a thread that may wait for it.
+struct Blocking<'a> {
+    parts: &'a Parts,
+    runtime: Handle,
+}
+
+impl Lookup for Blocking<'_> {
+    fn live_sessions(&self, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
+        self.runtime.block_on(live_sessions(self.parts, subject, now))
+    }
+
+    fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {
+        token_of(&self.parts.gateway.setup().issuers, text, now)
+    }
+}
+
+/// A body of any size in bounded memory: what comes in is handed to a thread that may block, which reads the lines
+/// and spools the entries; the log gets them in one piece when the body is whole.
+async fn append_lines(
+    parts: &Shared,
+    asked: Asked,
+    mut body: BodyDataStream,
+    mut fingerprint: Option<&mut Fingerprint>,
+) -> Result<Done, Refused> {
+    let bulk = parts.log.bulk()?;
+    let (pieces, waiting) = mpsc::channel(PIECES_WAITING);
+    let reader = tokio::task::spawn_blocking({
+        let (parts, runtime) = (parts.clone(), Handle::current());
+        move || read_lines(&Blocking { parts: &parts, runtime }, asked, waiting, bulk)
+    });
+    loop {
+        match body.next().await {
+            Some(Ok(piece)) => {
+                if let Some(fingerprint) = fingerprint.as_mut() {
+                    fingerprint.add(&piece);
+                }
+                if pieces.send(piece).await.is_err() {
+                    // A line is wrong.
+                    discard(body).await;
+                    break;
+                }
+            }
+            None => break,
+            // The reader ends with what it has, and nobody commits it.
+            Some(Err(_)) => return Err(broke_off()),
+        }
+    }
+    drop(pieces);
+    let (bulk, mut done) = reader.await.map_err(ended_early)?.map_err(refused)?;
+    let Ack { sequence, .. } = bulk.commit().await?;
+    done.sequence = sequence;
+    Ok(done)
+}
+
+fn read_lines(
+    lookup: &Blocking<'_>,
+    asked: Asked,
+    mut pieces: mpsc::Receiver<Bytes>,
+    mut bulk: Bulk,
+) -> Result<(Bulk, Done), IntakeError> {
+    let Asked { scope, address, now, skip_expired } = asked;
+    let mut intake = Intake::new(scope, &address, now, skip_expired, lookup);
+    let mut push = |entries: Vec<Revocation>| Ok::<_, IntakeError>(bulk.push(entries)?);
+    while let Some(piece) = pieces.blocking_recv() {
+        intake.feed(&piece, &mut push)?;
+    }
+    intake.finish(&mut push)?;
+    let done = Done { sequence: 0, accepted: intake.accepted(), skipped: intake.skipped() };
+    Ok((bulk, done))
+}
+
+async fn discard(mut body: BodyDataStream) {
+    let all = async { while let Some(Ok(_)) = body.next().await {} };
+    let _ = tokio::time::timeout(DISCARD_FOR, all).await;
+}
+
+fn broke_off() -> Refused {
+    Refused::invalid("the body broke off; nothing of it was applied")
+}
+
+fn refused(error: IntakeError) -> Refused {
+    match error {
+        IntakeError::Line { .. } => Refused::invalid(error.to_string()),
+        IntakeError::Store(error) => error.into(),
+        IntakeError::Log(AppendError::TooLarge) => {
+            let words = format!(
+                "more than {} revocations in one request; send the rest in another",
+                crate::revocation::BULK_ENTRIES_MAX
+            );
+            Refused(Problem::new(Code::BodyTooLarge, words))
+        }
+        IntakeError::Log(error) => error.into(),
+    }
+}

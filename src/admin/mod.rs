@@ -1,0 +1,157 @@
+//! The admin listener's API (CONTRACT §6): one file per resource. `/livez`, `/readyz` and `/metrics` need no token,
+//! all else does. Lives on the control plane.
+
+mod append;
+mod events;
+mod explain;
+mod idempotency;
+mod intake;
+mod items;
+mod reply;
+mod revocations;
+pub mod settings;
+mod state;
+mod token;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use http::header::AUTHORIZATION;
+use hyper::body::Incoming;
+use tower::ServiceExt;
+
+pub use token::{AdminToken, TokenError};
+
+use crate::answer::{Body, Code, Problem};
+use crate::clock::Clock;
+use crate::gateway::Gateway;
+use crate::revocation::{self, Blocklist};
+use crate::route::Peer;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+use items::Scope;
+use reply::Refused;
+
+pub use intake::{Intake, IntakeError, LiveSession, Lookup, token_of};
+pub use revocations::row_shown;
+
+pub use items::{Issuer, Scope as RevocationScope};
+
+/// What the admin API works on.
+pub struct Parts {
+    /// Who may call it.
+    pub token: AdminToken,
+    /// What can be revoked by, read for each request: a reload may change it.
+    pub scope: Box<dyn Fn() -> Scope + Send + Sync>,
+    /// The log.
+    pub log: revocation::Handle,
+    /// What requests are checked against.
+    pub blocklist: Arc<Blocklist>,
+    /// Users, sessions, tokens, trail.
+    pub store: Arc<dyn Store>,
+    /// Routes, issuers and upstreams in use.
+    pub gateway: Gateway,
+    /// For scrapes.
+    pub metrics: Arc<Metrics>,
+    /// Why the gateway is not ready; empty: it is.
+    pub not_ready: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// How many client connections are open.
+    pub live_connections: Box<dyn Fn() -> usize + Send + Sync>,
+    /// The settings in use, secrets redacted.
+    pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The admin API. A clone shares everything.
+#[derive(Clone)]
+pub struct Admin {
+    router: Router,
+}
+
+type Shared = Arc<Parts>;
+
+/// Where a request came from, for the audit trail.
+#[derive(Clone, Debug)]
+struct From(String);
+
+impl Admin {
+    /// The API over these parts.
+    pub fn new(parts: Parts) -> Self {
+        let parts = Arc::new(parts);
+        let guarded = Router::new()
+            .route("/admin/revocations", get(revocations::list).post(append::append))
+            .route(
+                "/admin/revocations/{kind}/{value}",
+                get(revocations::in_force).delete(revocations::unrevoke),
+            )
+            .route("/admin/events", get(events::events))
+            .route("/admin/explain", post(explain::explain))
+            .route("/admin/snapshot", post(state::snapshot))
+            .route("/admin/config", get(state::config))
+            .route("/admin/stats", get(state::stats))
+            .route("/admin/watermark", get(state::watermark))
+            .route("/admin/routes", get(state::routes))
+            .route("/admin/upstreams", get(state::upstreams))
+            .fallback(not_found)
+            .layer(Extension(idempotency::Answers::default()))
+            .layer(Extension(events::Places::default()))
+            .layer(middleware::from_fn_with_state(parts.clone(), admin_only));
+        let router = Router::new()
+            .route("/livez", get(state::livez))
+            .route("/readyz", get(state::readyz))
+            .route("/metrics", get(state::metrics))
+            .merge(guarded)
+            .method_not_allowed_fallback(method_not_allowed)
+            .with_state(parts);
+        Self { router }
+    }
+
+    /// The answer to one request.
+    /// `refused` is why the head was refused on its raw bytes, if it was.
+    pub async fn serve(
+        &self,
+        peer: Peer,
+        refused: Option<Problem>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        if let Some(problem) = refused {
+            return Refused(problem).into_response().map(Body::boxed);
+        }
+        let mut request = request.map(axum::body::Body::new);
+        let from = peer.address.map_or_else(|| "-".to_owned(), |address| address.ip().to_string());
+        request.extensions_mut().insert(From(from));
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        response.map(Body::boxed)
+    }
+}
+
+async fn admin_only(State(parts): State<Shared>, request: Request, next: Next) -> Response {
+    let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = bearer.and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' '))
+    });
+    match token {
+        Some(token) if parts.token.is(token) => next.run(request).await,
+        Some(_) => Refused(Problem::new(Code::AdminToken, "the admin token is wrong")).into_response(),
+        None => {
+            Refused(Problem::new(Code::AdminToken, "the admin API needs its token: Authorization: Bearer …"))
+                .into_response()
+        }
+    }
+}
+
+async fn not_found() -> Refused {
+    Refused(Problem::new(Code::NotFound, "there is no such resource in the admin API"))
+}
+
+async fn method_not_allowed() -> Refused {
+    // axum adds `Allow` itself.
+    Refused(Problem::new(Code::MethodNotAllowed, "this resource does not take that method"))
+}

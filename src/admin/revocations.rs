@@ -1,0 +1,209 @@
+//! `/admin/revocations`: list them, look at one, take one back.
+
+use axum::Json;
+use axum::extract::{Extension, Path, Query, Request, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::idempotency::{Answers, Fingerprint, Turn};
+use super::reply::{Refused, Reply, ended_early, time};
+use super::{From, Parts, Shared};
+use crate::issuer::settings::SELF;
+use crate::revocation::{Blocklist, Kind, Revocation, Selector};
+use crate::store::{TokenRow, TrailEntry, TrailFilter};
+
+/// Rows of a list where nothing else is asked for, and at most.
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+
+/// Filters and page of a list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    kind: Option<String>,
+    value: Option<String>,
+    issuer: Option<String>,
+    since: Option<u64>,
+    limit: Option<usize>,
+    after: Option<u64>,
+    /// Only what is in force, each selector once.
+    #[serde(default)]
+    in_force: bool,
+    #[serde(default)]
+    order: Order,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    #[default]
+    Newest,
+    Oldest,
+}
+
+/// `GET /admin/revocations`: the trail, newest first where nothing else is asked for.
+pub(super) async fn list(
+    State(parts): State<Shared>,
+    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+) -> Reply {
+    let Query(wanted) = wanted.map_err(|error| Refused::invalid(error.body_text()))?;
+    if let Some(kind) = &wanted.kind {
+        kind.parse::<Kind>().map_err(|error| Refused::invalid(error.to_string()))?;
+    }
+    let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    parts.trail_caught_up().await?;
+    let oldest_first = wanted.order == Order::Oldest;
+    // A cursor is the last sequence of the page before, in whichever direction.
+    let (since, before) = match (oldest_first, wanted.after) {
+        (true, Some(after)) => (Some(wanted.since.map_or(after, |since| since.max(after))), None),
+        (_, after) => (wanted.since, after),
+    };
+    let mut rows = parts
+        .store
+        .trail_list(TrailFilter {
+            kind: wanted.kind.map(Into::into),
+            issuer: wanted.issuer.map(Into::into),
+            value: wanted.value.map(Into::into),
+            since,
+            before,
+            standing: wanted.in_force,
+            oldest_first,
+            limit: limit + 1,
+        })
+        .await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.sequence.to_string());
+    let data: Vec<Value> =
+        rows.iter().filter_map(|row| row_shown(&parts.blocklist, row, wanted.in_force)).collect();
+    Ok(Json(json!({ "data": data, "next": next })))
+}
+
+/// One row of the trail; `None` for one that is not in force, where only those are wanted. These show the cutoff and the expiry in
+/// force, which an earlier entry of the selector may have set.
+pub fn row_shown(blocklist: &Blocklist, row: &TrailEntry, only_in_force: bool) -> Option<Value> {
+    let kind: Option<Kind> = row.kind.parse().ok();
+    let entry = kind.and_then(|kind| blocklist.get(&Selector::new(kind, &*row.issuer, &*row.value)));
+    let (issued_before, expires_at) = match entry {
+        Some(entry) if only_in_force => (entry.issued_before, entry.expires_at),
+        None if only_in_force => return None,
+        _ => (row.issued_before, row.expires_at),
+    };
+    Some(json!({
+        "sequence": row.sequence, "kind": row.kind, "value": row.value, "issuer": row.issuer,
+        "lift": row.lift, "issued_before": time(issued_before), "expires_at": expires_at.rfc3339(),
+        "reason": row.reason, "actor": row.actor, "address": row.address, "at": row.at.rfc3339(),
+        "in_force": entry.is_some() && !row.lift,
+    }))
+}
+
+/// Whose selector is meant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfIssuer {
+    issuer: Option<String>,
+}
+
+type Query1 = Result<Query<OfIssuer>, axum::extract::rejection::QueryRejection>;
+
+fn selector(parts: &Parts, kind: &str, value: &str, query: Query1) -> Result<Selector, Refused> {
+    let Query(of) = query.map_err(|error| Refused::invalid(error.body_text()))?;
+    (parts.scope)().selector(kind, value, of.issuer.as_deref()).map_err(Refused::invalid)
+}
+
+/// `GET /admin/revocations/{kind}/{value}`: the entry in force.
+pub(super) async fn in_force(
+    State(parts): State<Shared>,
+    Path((kind, value)): Path<(String, String)>,
+    query: Query1,
+) -> Reply {
+    let selector = selector(&parts, &kind, &value, query)?;
+    let entry = parts.blocklist.get(&selector).ok_or(Refused::not_found("no such revocation is in force"))?;
+    parts.trail_caught_up().await?;
+    // The newest entry says who and why; cutoff and expiry are those in force, which may be an earlier one's.
+    let newest = parts.newest(&selector).await?;
+    let told = newest.as_ref();
+    Ok(Json(json!({
+        "kind": selector.kind.to_string(), "value": selector.value, "issuer": selector.issuer,
+        "issued_before": time(entry.issued_before), "expires_at": entry.expires_at.rfc3339(),
+        "sequence": told.map(|row| row.sequence), "reason": told.map(|row| &row.reason),
+        "actor": told.map(|row| &row.actor), "address": told.map(|row| &row.address),
+        "at": time(told.map(|row| row.at)),
+    })))
+}
+
+/// `DELETE /admin/revocations/{kind}/{value}`: takes it back, durable likewise.
+pub(super) async fn unrevoke(
+    State(parts): State<Shared>,
+    Extension(from): Extension<From>,
+    Extension(answers): Extension<Answers>,
+    Path((kind, value)): Path<(String, String)>,
+    query: Query1,
+    request: Request,
+) -> Reply {
+    let selector = selector(&parts, &kind, &value, query)?;
+    let now = parts.clock.now();
+    let fingerprint = Fingerprint::of(&request);
+    let claim = match answers.turn(request.headers(), now)? {
+        Some(Turn::Again(first)) => return first.answer_to(fingerprint).map(Json),
+        Some(Turn::First(claim)) => Some(claim),
+        None => None,
+    };
+    let entry = parts.blocklist.get(&selector).ok_or(Refused::not_found("no such revocation is in force"))?;
+    let lift = Revocation {
+        selector: selector.clone(),
+        lift: true,
+        issued_before: None,
+        expires_at: entry.expires_at,
+        reason: "".into(),
+        actor: "admin".into(),
+        address: from.0.into(),
+        at: now,
+    };
+    let work = tokio::spawn(async move {
+        let ack = parts.log.append(vec![lift]).await?;
+        let still = still_refused_by(&parts, &selector).await?;
+        let answer = json!({ "sequence": ack.sequence, "still_refused_by": still });
+        Ok(Json(match claim {
+            Some(claim) => claim.keep(fingerprint, now, answer),
+            None => answer,
+        }))
+    });
+    work.await.map_err(ended_early)?
+}
+
+/// What else refuses this own token or session, as far as the store knows it.
+async fn still_refused_by(parts: &Parts, selector: &Selector) -> Result<Vec<Value>, Refused> {
+    if &*selector.issuer != SELF || !selector.kind.is_absolute() {
+        return Ok(Vec::new());
+    }
+    let (session, subject, key, issued_at) = match selector.kind {
+        Kind::Token => match parts.store.token(&selector.value).await? {
+            Some(TokenRow { token, .. }) => {
+                (Some(token.session), token.subject, token.key_id, token.issued_at)
+            }
+            None => return Ok(Vec::new()),
+        },
+        _ => match parts.store.session(&selector.value).await? {
+            Some(row) => (None, row.session.subject, None, row.session.created),
+            None => return Ok(Vec::new()),
+        },
+    };
+    let candidates = [
+        (Kind::Session, session),
+        (Kind::Subject, Some(subject)),
+        (Kind::Key, key),
+        (Kind::Issuer, Some("".into())),
+    ];
+    let mut still = Vec::new();
+    for (kind, value) in candidates {
+        let Some(value) = value else { continue };
+        let other = Selector::new(kind, SELF, value);
+        if parts.blocklist.refuses_selector(&other, issued_at) {
+            still.push(json!({
+                "kind": other.kind.to_string(), "value": other.value, "issuer": other.issuer,
+            }));
+        }
+    }
+    Ok(still)
+}

@@ -1,0 +1,121 @@
+//! The admin token: made on first start, compared in constant time.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use aws_lc_rs::digest::{self, SHA256};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// The most bytes of the file that are read.
+const FILE_BYTES_MAX: u64 = 4096;
+/// An admin token shorter than this can be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// What opens the admin API.
+#[derive(Clone)]
+pub struct AdminToken {
+    digest: digest::Digest,
+    secret: Zeroizing<Vec<u8>>,
+}
+
+/// Why there is no admin token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// It cannot be read or made.
+    #[error("cannot read or make the admin token {path}")]
+    Io {
+        /// Which file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Others can read it.
+    #[error("the admin token {0} can be read by others: chmod 600 {0}")]
+    Readable(String),
+    /// It is too short to keep anybody out.
+    #[error(
+        "the admin token {0} is shorter than 16 bytes: remove the file, and a good one is made at the next start"
+    )]
+    Short(String),
+}
+
+impl AdminToken {
+    /// Reads the token, or makes one (256 random bits, mode 0600) where there is no file.
+    ///
+    /// # Errors
+    /// When it cannot be read or made, is readable by others, or is too short.
+    pub fn load_or_make(path: &Path) -> Result<Self, TokenError> {
+        let shown = path.display().to_string();
+        let io = |source| TokenError::Io { path: shown.clone(), source };
+        let token = match std::fs::File::open(path) {
+            Ok(file) => {
+                if file.metadata().map_err(io)?.permissions().mode() & 0o077 != 0 {
+                    return Err(TokenError::Readable(shown));
+                }
+                let mut text = Zeroizing::new(String::new());
+                file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(io)?;
+                text
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path).map_err(io)?,
+            Err(error) => return Err(io(error)),
+        };
+        let token = token.trim_end_matches(['\n', '\r']);
+        if token.len() < TOKEN_BYTES_MIN {
+            return Err(TokenError::Short(shown));
+        }
+        let secret = Zeroizing::new(token.as_bytes().to_vec());
+        Ok(Self { digest: digest::digest(&SHA256, &secret), secret })
+    }
+
+    /// Whether this is the token. Takes the same time whatever it is.
+    pub fn is(&self, token: &str) -> bool {
+        digest::digest(&SHA256, token.as_bytes()).as_ref().ct_eq(self.digest.as_ref()).into()
+    }
+
+    /// Its bytes, for the introspection endpoint, which takes it too.
+    pub fn secret(&self) -> Zeroizing<Vec<u8>> {
+        self.secret.clone()
+    }
+}
+
+fn make(path: &Path) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(io::Error::other)?;
+    let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes));
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(format!("{}\n", *token).as_bytes())?;
+    file.sync_all()?;
+    Ok(token)
+}
+
+impl std::fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminToken(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_token_is_read_again_and_must_stay_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.token");
+        AdminToken::load_or_make(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let again = AdminToken::load_or_make(&path).unwrap();
+        assert!(again.is(text.trim()));
+        assert!(!again.is(&text.trim()[1..]));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(AdminToken::load_or_make(&path), Err(TokenError::Readable(_))));
+        let short = dir.path().join("short");
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&short).unwrap();
+        assert!(matches!(AdminToken::load_or_make(&short), Err(TokenError::Short(_))));
+    }
+}

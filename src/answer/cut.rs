@@ -1,0 +1,15 @@
+//! The word that a response under way must not go on.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Something that may be cut at any moment.
+pub trait Cuttable: Send + Sync {
+    /// Ready when it is cut; else `cx` is woken then. The last one to ask is woken.
+    fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// An extension of a response that may be cut while it is sent. Its body errs then; but a client that does not take
+/// what was sent before keeps the body from being asked, so whoever drives the connection watches for this, too.
+#[derive(Clone)]
+pub struct Cut(pub Arc<dyn Cuttable>);

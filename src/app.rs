@@ -1,0 +1,403 @@
+//! Assembly, and the life of the process: load, replay the log, bind, serve, drain, stop.
+
+mod ports;
+mod shown;
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{self, Admin, AdminToken};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Settings;
+use crate::endpoint::{self, Endpoints};
+use crate::gateway::{self, ControlPlane, Gateway, Live};
+use crate::issuer::settings::SELF;
+use crate::issuer::{self, Issuers};
+use crate::revocation::{self, Health, IssuerTerm, Opening, RealDisk};
+use crate::server::{self, Drain, Listener, Rules};
+use crate::store::{self, Store};
+use crate::telemetry::{AccessLog, Metrics};
+use crate::upstream::Upstreams;
+
+/// Threads of the control plane: endpoints, store, admin; password hashes have threads of their own.
+const CONTROL_THREADS: usize = 2;
+/// How often expired tokens and sessions are forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How long the admin listener's own connections may take to end.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// What keeps the gateway from starting, in words for the operator.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    crate::telemetry::start_events();
+    let running = start(settings)?;
+    running.wait()
+}
+
+/// A gateway that serves.
+pub struct Running {
+    control: Runtime,
+    data: Runtime,
+    clear: Vec<SocketAddr>,
+    admin: SocketAddr,
+    drain: Drain,
+    admin_drain: Drain,
+    drain_timeout: Duration,
+    log: revocation::Handle,
+    access_log: AccessLog,
+}
+
+/// Starts a gateway: when this returns, every acknowledged revocation is in force and clients are served.
+///
+/// # Errors
+/// What keeps the gateway from starting, in words for the operator.
+pub fn start(settings: Settings) -> anyhow::Result<Running> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new());
+    let control = runtime("control", CONTROL_THREADS)?;
+    let data = runtime("data", settings.server.workers)?;
+
+    // The truth first: nothing is served before it is in force.
+    make_private(&settings.revocation.state_dir)?;
+    let store = open_store(&settings)?;
+    let live = Live::new(&metrics);
+    let projections = vec![live.projection()];
+    let (log, blocklist, _) = open_log(&settings, &control, &*store, &clock, &metrics, projections)?;
+    control.spawn({
+        let (live, clock) = (live.clone(), clock.clone());
+        async move { live.keep_expiring(clock).await }
+    });
+    control.spawn(revocation::audit::project(log.clone(), ports::trail_of(&store)));
+
+    let issuers = load_issuers(&settings, &*clock)?;
+    let admin_token = AdminToken::load_or_make(&settings.admin.token_file)?;
+    let endpoints = Arc::new(
+        Endpoints::new(endpoint::Parts {
+            auth: settings.auth.clone(),
+            clients: settings.clients.clone(),
+            realm: settings.gateway.realm.clone(),
+            revocable_claims: settings.revocation.claims.clone(),
+            token_bytes_max: settings.limits.token_bytes_max,
+            admin_token: Some(admin_token.secret()),
+            store: store.clone(),
+            tokens: Arc::new(ports::Tokens::new(issuers.clone())),
+            revocations: Arc::new(ports::Revocations::new(log.clone())),
+            clock: clock.clone(),
+        })
+        .context("cannot start the auth endpoints")?,
+    );
+    control.spawn({
+        let endpoints = endpoints.clone();
+        async move { endpoints.keep_pruned(PRUNE_EVERY).await }
+    });
+
+    let access_log = AccessLog::start(settings.gateway.access_log, metrics.clone())
+        .context("cannot start the access log's thread")?;
+    let setup = gateway::Setup::new(
+        gateway::Parts {
+            settings: settings.gateway.clone(),
+            limits: settings.limits.clone(),
+            forward: settings.forward.clone(),
+            issuers: issuers.clone(),
+            upstreams: Upstreams::new(&settings.upstreams, control.handle()),
+            endpoints,
+            access_log: access_log.clone(),
+            cut_live_connections: settings.revocation.cut_live_connections,
+        },
+        settings.routes.iter().cloned().map(Arc::new).collect(),
+        &metrics,
+    );
+    let gateway = Gateway::new(
+        setup,
+        blocklist.clone(),
+        live.clone(),
+        ports::registry_of(&store),
+        ControlPlane::new(control.handle().clone(), gateway::AT_ONCE),
+        metrics.clone(),
+        clock.clone(),
+    );
+
+    let (drain, admin_drain) = (Drain::new(), Drain::new());
+    ports::sample(&metrics, &log, &issuers, &drain, &clock);
+    let admin = Admin::new(admin::Parts {
+        token: admin_token,
+        scope: admin_scope(&settings),
+        log: log.clone(),
+        blocklist,
+        store,
+        gateway: gateway.clone(),
+        metrics,
+        not_ready: not_ready(&log, &drain),
+        live_connections: Box::new(move || live.open()),
+        config: {
+            let shown = shown::settings(&settings);
+            Box::new(move || shown.clone())
+        },
+        clock,
+    });
+
+    let rules = Rules::new(&settings.server, &settings.limits).live();
+    let admin_rules =
+        Rules { max_connections: Some(1024), ..Rules::new(&settings.server, &settings.limits) }.live();
+    let admin_listener = bind("admin", &server::settings::Listen::Tcp(settings.admin.listen))?;
+    let admin_address = admin_listener.local_addr();
+    let listeners = settings.server.listen.iter().map(|listen| bind("clear", listen));
+    let listeners = listeners.collect::<anyhow::Result<Vec<_>>>()?;
+    let clear = listeners.iter().map(Listener::local_addr).collect();
+    control.spawn(server::serve(
+        admin_listener,
+        ports::AdminHandler(admin),
+        admin_rules,
+        admin_drain.clone(),
+    ));
+    for listener in listeners {
+        let handler = ports::GatewayHandler(gateway.clone());
+        data.spawn(server::serve(listener, handler, rules.clone(), drain.clone()));
+    }
+    tracing::info!(config = %settings.path.display(), "serving");
+    let drain_timeout = settings.server.drain_timeout;
+    Ok(Running {
+        control,
+        data,
+        clear,
+        admin: admin_address,
+        drain,
+        admin_drain,
+        drain_timeout,
+        log,
+        access_log,
+    })
+}
+
+impl Running {
+    /// Where clients connect, in the order of the configuration.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.clear
+    }
+
+    /// Where the admin API listens.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Serves until SIGTERM or SIGINT, then stops. A second signal does not wait any longer.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn wait(self) -> anyhow::Result<()> {
+        let mut signals = self.control.block_on(async { Signals::listen() })?;
+        let name = self.control.block_on(signals.next());
+        tracing::info!(signal = name, timeout_s = self.drain_timeout.as_secs(), "draining");
+        let impatient = async move {
+            signals.next().await;
+        };
+        self.end(impatient)
+    }
+
+    /// Stops accepting, lets what runs finish within `drain_timeout`, cuts the rest.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn stop(self) -> anyhow::Result<()> {
+        self.end(std::future::pending())
+    }
+
+    fn end(self, impatient: impl Future<Output = ()>) -> anyhow::Result<()> {
+        self.control.block_on(async {
+            let cut = tokio::select! {
+                cut = self.drain.stop(self.drain_timeout) => cut,
+                () = impatient => self.drain.stop(Duration::ZERO).await,
+            };
+            if cut > 0 {
+                tracing::warn!(connections = cut, "cut what did not end in time");
+            }
+            // The admin listener stays up to the end, so that /readyz can be seen to fail.
+            self.admin_drain.stop(ADMIN_DRAIN).await;
+            self.log.close().await;
+        });
+        self.access_log.close();
+        self.data.shutdown_timeout(ADMIN_DRAIN);
+        self.control.shutdown_timeout(ADMIN_DRAIN);
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// The signals that end the gateway.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                // Unheard it would end the process.
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: reloading is not available yet; restart to read the configuration anew");
+                }
+            }
+        }
+    }
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("cannot start the threads of the {name} plane"))
+}
+
+/// A directory for the gateway alone; one that is there already is checked by those who use it.
+pub(crate) fn make_private(dir: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the state directory {}", dir.display()))
+}
+
+/// The store that `[store]` names.
+///
+/// # Errors
+/// As [`store::open`].
+pub(crate) fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    if let store::settings::Settings::Sqlite(path) = &settings.store
+        && let Some(dir) = path.parent()
+    {
+        make_private(dir)?;
+    }
+    store::open(&settings.store).context("cannot open the store")
+}
+
+/// The log of `[state] dir`, in force when this returns; its gateway has joined the store.
+///
+/// # Errors
+/// As [`revocation::open`]; when the store cannot be used.
+pub(crate) fn open_log(
+    settings: &Settings,
+    control: &Runtime,
+    store: &dyn Store,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+    projections: Vec<Box<dyn revocation::Projection>>,
+) -> anyhow::Result<(revocation::Handle, Arc<revocation::Blocklist>, revocation::Report)> {
+    let dir = &settings.revocation.state_dir;
+    let disk = Arc::new(RealDisk::at(dir).with_context(|| format!("cannot use {}", dir.display()))?);
+    let gateways = control.block_on(store.gateways()).context("cannot read the store")?;
+    // A store on one machine belongs to one gateway: what it has seen of a log must be in the log.
+    let seen = gateways.iter().map(|gateway| gateway.trail_position).max().unwrap_or(0);
+    let fsyncs = metrics.clone();
+    let (log, blocklist, report) = revocation::open(Opening {
+        settings: &settings.revocation,
+        disk,
+        clock: clock.clone(),
+        projections,
+        on_fsync: Box::new(move |took| fsyncs.fsync_seconds.observe(took)),
+        leeway_max: settings.issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
+        seen,
+        known: !gateways.is_empty(),
+        issuers: terms(settings).map(|(name, lifetime_max)| IssuerTerm { name, lifetime_max }).collect(),
+    })
+    .context("cannot open the revocation log")?;
+    let gateway = report.gateway.to_string();
+    control.block_on(store.join(&gateway)).context("cannot write to the store")?;
+    tracing::info!(
+        sequence = report.sequence,
+        entries = report.counts.total(),
+        replayed = report.replayed,
+        took_ms = u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+        "the revocation log is in force"
+    );
+    Ok((log, blocklist, report))
+}
+
+/// Every issuer by name, with the longest that one of its tokens can live; `self` first.
+fn terms(settings: &Settings) -> impl Iterator<Item = (Box<str>, Duration)> {
+    let own = settings.auth.as_ref().map(|auth| (SELF.into(), auth.own.access_ttl.max(auth.own.refresh_ttl)));
+    own.into_iter().chain(settings.issuers.iter().map(|issuer| ((*issuer.name).into(), issuer.max_token_ttl)))
+}
+
+/// Everybody whose tokens are accepted.
+///
+/// # Errors
+/// All that is wrong with their keys.
+pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Result<Arc<Issuers>> {
+    let setup = issuer::Setup {
+        own: settings.auth.as_ref().map(|auth| &auth.own),
+        external: &settings.issuers,
+        revocable: &settings.revocation.claims,
+        token_cache: settings.revocation.token_cache,
+        token_bytes_max: settings.limits.token_bytes_max,
+    };
+    let (issuers, notices) = Issuers::load(&setup, clock.now()).map_err(|errors| {
+        let words: Vec<String> =
+            errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect();
+        anyhow!(words.join("\n"))
+    })?;
+    for notice in notices {
+        tracing::warn!(%notice, "a key of an issuer cannot be used");
+    }
+    Ok(Arc::new(issuers))
+}
+
+fn admin_scope(settings: &Settings) -> Box<dyn Fn() -> admin::RevocationScope + Send + Sync> {
+    let scope = revocation_scope(settings);
+    Box::new(move || scope.clone())
+}
+
+/// What can be revoked by.
+pub(crate) fn revocation_scope(settings: &Settings) -> admin::RevocationScope {
+    let issuers = terms(settings).map(|(name, lifetime_max)| admin::Issuer { name, lifetime_max }).collect();
+    admin::RevocationScope { issuers, claims: settings.revocation.claims.clone() }
+}
+
+/// Why requests should not come here.
+fn not_ready(log: &revocation::Handle, drain: &Drain) -> Box<dyn Fn() -> Vec<String> + Send + Sync> {
+    let (log, drain) = (log.clone(), drain.clone());
+    Box::new(move || {
+        let mut reasons = Vec::new();
+        if drain.phase() != server::Phase::Serving {
+            reasons.push("draining".to_owned());
+        }
+        match log.health() {
+            Health::Ready => {}
+            Health::LogUnavailable { since, why } => {
+                reasons
+                    .push(format!("the revocation log cannot be written since {}: {why}", since.rfc3339()));
+            }
+            Health::Closed => reasons.push("the revocation log is closed".to_owned()),
+        }
+        reasons
+    })
+}
+
+fn bind(name: &'static str, listen: &server::settings::Listen) -> anyhow::Result<Listener> {
+    let listener = Listener::bind(listen).with_context(|| format!("cannot listen on {listen:?}"))?;
+    tracing::info!(listener = name, address = %listener.local_addr(), "listening");
+    Ok(listener)
+}

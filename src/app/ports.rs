@@ -1,0 +1,243 @@
+//! Where rooms that do not know each other are put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::admin::Admin;
+use crate::answer::{Body, Problem};
+use crate::clock::{Clock, UnixTime};
+use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unverified};
+use crate::gateway::Gateway;
+use crate::issuer::{self, Issuers, KnownToken};
+use crate::revocation::{self, Kind, Revocation, Selector, TokenKeys};
+use crate::route::Peer;
+use crate::server::{Drain, Handler, HeadFacts};
+use crate::store::{Registry, Store, Trail};
+use crate::telemetry::{Metrics, Sample};
+use crate::token::{TokenType, VerifiedToken, VerifyError};
+
+/// Clients' connections end in the gateway.
+#[derive(Clone)]
+pub(super) struct GatewayHandler(pub(super) Gateway);
+
+impl Handler for GatewayHandler {
+    async fn handle(
+        &self,
+        peer: Peer,
+        verdict: Result<HeadFacts, Problem>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        self.0.serve(peer, verdict.map(|_| ()), request).await
+    }
+}
+
+/// The admin listener's connections end in the admin API.
+#[derive(Clone)]
+pub(super) struct AdminHandler(pub(super) Admin);
+
+impl Handler for AdminHandler {
+    async fn handle(
+        &self,
+        peer: Peer,
+        verdict: Result<HeadFacts, Problem>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        self.0.serve(peer, verdict.err(), request).await
+    }
+}
+
+/// The store's part in the audit trail.
+pub(super) fn trail_of(store: &Arc<dyn Store>) -> Arc<dyn Trail> {
+    store.clone()
+}
+
+/// The store's part in judging own tokens.
+pub(super) fn registry_of(store: &Arc<dyn Store>) -> Arc<dyn Registry> {
+    store.clone()
+}
+
+/// The issuers, as the endpoints see them.
+pub(super) struct Tokens(Arc<Issuers>);
+
+impl Tokens {
+    pub(super) fn new(issuers: Arc<Issuers>) -> Self {
+        Self(issuers)
+    }
+}
+
+/// The token of one that is known; a copy, for the endpoints keep it.
+fn verified(known: Result<Arc<KnownToken>, VerifyError>) -> Result<Arc<VerifiedToken>, Unverified> {
+    match known {
+        Ok(known) => Ok(Arc::new(known.token.clone())),
+        Err(error) if error.is_expired() => Err(Unverified::Expired),
+        Err(_) => Err(Unverified::Invalid),
+    }
+}
+
+impl endpoint::Tokens for Tokens {
+    fn verify_own(&self, text: &str, now: UnixTime) -> Result<Arc<VerifiedToken>, Unverified> {
+        verified(self.0.verify_own(text, now))
+    }
+
+    fn verify_own_tolerating_expiry(
+        &self,
+        text: &str,
+        now: UnixTime,
+    ) -> Result<Arc<VerifiedToken>, Unverified> {
+        verified(self.0.verify_own_tolerating_expiry(text, now))
+    }
+
+    fn verify<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
+        Box::pin(std::future::ready(verified(self.0.verify(text, now))))
+    }
+
+    fn verify_for_revoking<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
+        let known = self.0.verify_at_any_time(text, now);
+        let known = known.and_then(|known| match known.is_expired(now) {
+            true => Err(VerifyError::Expired),
+            false => Ok(known),
+        });
+        Box::pin(std::future::ready(verified(known)))
+    }
+
+    fn lifetime_max(&self, issuer: &str) -> Duration {
+        self.0.lifetime_max(issuer).unwrap_or_default()
+    }
+
+    fn issue(&self, grant: &endpoint::Grant<'_>) -> Result<Issued, SigningFailed> {
+        let own = self.0.own().ok_or(SigningFailed)?;
+        let scopes: Vec<Box<str>> = grant.scope.split_ascii_whitespace().map(Into::into).collect();
+        let granted = issuer::Grant {
+            subject: grant.subject,
+            session: Some(grant.session),
+            client: None,
+            token_id: grant.token_id,
+            issued_at: grant.issued_at,
+            expires_at: grant.expires_at,
+            fresh: grant.fresh,
+            scopes: &scopes,
+            extra: grant.claims,
+        };
+        let text = match grant.token_type {
+            TokenType::Access => own.issue_access(&granted),
+            TokenType::Refresh => own.issue_refresh(&granted),
+        };
+        let text = text.map_err(|_| SigningFailed)?;
+        Ok(Issued { text, key_id: Some(own.keyring().signing_key().id().into()) })
+    }
+
+    fn jwks(&self) -> Bytes {
+        self.0.jwks_json().cloned().unwrap_or_else(|| Bytes::from_static(b"{\"keys\":[]}"))
+    }
+}
+
+/// The log and the blocklist, as the endpoints see them.
+pub(super) struct Revocations(revocation::Handle);
+
+impl Revocations {
+    pub(super) fn new(log: revocation::Handle) -> Self {
+        Self(log)
+    }
+}
+
+impl endpoint::Revocations for Revocations {
+    fn append(&self, batch: Vec<Revocation>) -> BoxFuture<'_, Result<u64, LogUnavailable>> {
+        Box::pin(async move {
+            self.0.append(batch).await.map(|ack| ack.sequence).map_err(|error| {
+                tracing::warn!(%error, "a revocation was not accepted");
+                LogUnavailable
+            })
+        })
+    }
+
+    fn refused_by(&self, keys: &TokenKeys, _now: UnixTime) -> Vec<Kind> {
+        let kind = |hit: revocation::Hit| match hit {
+            revocation::Hit::Token => Kind::Token,
+            revocation::Hit::Session => Kind::Session,
+            revocation::Hit::Subject => Kind::Subject,
+            revocation::Hit::Client => Kind::Client,
+            revocation::Hit::Key => Kind::Key,
+            revocation::Hit::Issuer => Kind::Issuer,
+            revocation::Hit::Claim => Kind::Claim("".into()),
+        };
+        self.0.blocklist().refused_by(keys).into_iter().map(kind).collect()
+    }
+
+    fn in_force_until(&self, selector: &Selector) -> Option<UnixTime> {
+        self.0.blocklist().get(selector).map(|entry| entry.expires_at)
+    }
+
+    fn sequence(&self) -> u64 {
+        self.0.sequence()
+    }
+
+    fn trail_caught_up(&self, sequence: u64) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.trail_has(sequence))
+    }
+}
+
+/// Figures that other rooms keep themselves.
+pub(super) fn sample(
+    metrics: &Metrics,
+    log: &revocation::Handle,
+    issuers: &Arc<Issuers>,
+    drain: &Drain,
+    clock: &Arc<dyn Clock>,
+) {
+    let (log, issuers, drain, clock) = (log.clone(), issuers.clone(), drain.clone(), clock.clone());
+    metrics.sample(Box::new(move || {
+        let mut samples = Vec::new();
+        for (kind, count) in log.blocklist().counts().each() {
+            samples.push(Sample {
+                name: "blocklist_entries",
+                help: "Entries of the blocklist",
+                label: Some(("kind", kind)),
+                value: count as f64,
+                counter: false,
+            });
+        }
+        let stats = log.stats();
+        let available = u8::from(log.health() == revocation::Health::Ready);
+        let age = stats.snapshot_at.map_or(f64::NAN, |at| clock.now().since(at).as_secs_f64());
+        let gauges = [
+            ("blocklist_bytes", "Memory of the blocklist", log.blocklist().memory_bytes() as f64),
+            ("log_sequence", "The last sequence in force", stats.sequence as f64),
+            ("log_available", "1 while the log can be written, else 0", f64::from(available)),
+            ("log_segments", "Segments of the log on disk", stats.segments as f64),
+            ("log_bytes", "Bytes of the log on disk", stats.segment_bytes as f64),
+            ("trail_position", "How far the audit trail has been fed", stats.trail_position as f64),
+            ("snapshot_age_seconds", "Since the newest snapshot was taken", age),
+            ("connections", "Open client connections", drain.open() as f64),
+            ("token_cache_entries", "Verified tokens kept", issuers.cached_tokens() as f64),
+        ];
+        let counters = [
+            ("token_cache_hits", "Tokens found verified", issuers.cache_hits()),
+            ("token_cache_misses", "Tokens verified anew", issuers.cache_misses()),
+            ("connections_accepted", "Client connections let in", drain.accepted_total()),
+            ("connections_turned_away", "Client connections over the limit", drain.turned_away_total()),
+        ];
+        let gauges = gauges.into_iter().map(|(name, help, value)| (name, help, value, false));
+        let counters = counters.into_iter().map(|(name, help, value)| (name, help, value as f64, true));
+        samples.extend(gauges.chain(counters).map(|(name, help, value, counter)| Sample {
+            name,
+            help,
+            label: None,
+            value,
+            counter,
+        }));
+        samples
+    }));
+}

@@ -1,0 +1,157 @@
+//! A request as the endpoints see it: complete, bounded, owned.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use http::{HeaderMap, Method, Request, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::fields::{Fields, bad};
+use super::place::Place;
+use crate::answer::{BoxError, Code, Problem};
+use crate::clock::UnixTime;
+use crate::route::Peer;
+use crate::store::Page;
+
+/// The largest body that an endpoint takes (CONTRACT §5).
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// As much of a `User-Agent` as is kept.
+const USER_AGENT_BYTES_MAX: usize = 256;
+/// Rows of a list where nothing is asked for, and at the most.
+const ROWS_DEFAULT: usize = 100;
+const ROWS_MAX: usize = 1000;
+
+/// A request, its body read.
+pub(super) struct Call {
+    pub(super) place: Place,
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// When it came. What waits for a hash reads the clock again.
+    pub(super) now: UnixTime,
+    /// The client's address.
+    pub(super) ip: Option<IpAddr>,
+    uri: Uri,
+    secure: bool,
+}
+
+impl Call {
+    /// Reads the body within its limit.
+    pub(super) async fn read<B>(
+        place: Place,
+        peer: Peer,
+        request: Request<B>,
+        now: UnixTime,
+    ) -> Result<Self, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = request.into_parts();
+        let too_large = || Problem::new(Code::BodyTooLarge, "The body must have at most 64 KiB");
+        // A length that is told is refused before a byte is read.
+        if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+            return Err(too_large());
+        }
+        let body = Limited::new(body, BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| if error.is::<LengthLimitError>() { too_large() } else { broken(&*error) })?;
+        Ok(Self {
+            place,
+            method: head.method,
+            headers: head.headers,
+            body: body.to_bytes(),
+            now,
+            ip: peer.address.map(|address| address.ip().to_canonical()),
+            uri: head.uri,
+            secure: peer.secure,
+        })
+    }
+
+    /// The members of the body.
+    pub(super) fn fields(&self) -> Result<Fields, Problem> {
+        Fields::of(&self.headers, &self.body)
+    }
+
+    /// The token in `Authorization` (RFC 6750 §2.1), if there is one; another scheme counts as none.
+    ///
+    /// # Errors
+    /// 400 for two `Authorization` fields.
+    pub(super) fn bearer(&self) -> Result<Option<&str>, Problem> {
+        let mut values = self.headers.get_all(AUTHORIZATION).iter();
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(bad("There is more than one Authorization field"));
+        }
+        let Some(text) = first.and_then(|value| value.to_str().ok()) else { return Ok(None) };
+        let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+        let token = token.trim_matches([' ', '\t']);
+        Ok((scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token))
+    }
+
+    /// The client's address in words; empty on a Unix socket.
+    pub(super) fn address(&self) -> Box<str> {
+        self.ip.map(|ip| ip.to_string()).unwrap_or_default().into()
+    }
+
+    /// What the client calls itself, cut to size.
+    pub(super) fn user_agent(&self) -> Box<str> {
+        let bytes = self.headers.get(USER_AGENT).map_or(&[][..], |value| value.as_bytes());
+        let mut text: String = String::from_utf8_lossy(bytes)
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(USER_AGENT_BYTES_MAX)
+            .collect();
+        while text.len() > USER_AGENT_BYTES_MAX {
+            text.pop();
+        }
+        text.into()
+    }
+
+    /// Which part of a list is asked for: `?limit=&after=`.
+    ///
+    /// # Errors
+    /// 400 for a limit or a cursor that is none.
+    pub(super) fn page(&self) -> Result<Page, Problem> {
+        let query = Fields::of_query(self.uri.query().unwrap_or_default())?;
+        let limit = match query.text("limit", 20)? {
+            None => ROWS_DEFAULT,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=ROWS_MAX).contains(limit))
+                .ok_or_else(|| bad(format!("'limit' must be a number from 1 to {ROWS_MAX}")))?,
+        };
+        let before = match query.text("after", 20)? {
+            None => None,
+            Some(text) => {
+                Some(text.parse().map_err(|_| bad("'after' must be a 'next' of an earlier answer"))?)
+            }
+        };
+        Ok(Page { before, limit })
+    }
+
+    /// Where the client believes to be: `https://host:port`.
+    pub(super) fn base(&self) -> Option<String> {
+        let authority = match self.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => self.headers.get(HOST)?.to_str().ok()?,
+        };
+        Some(format!("{}://{authority}", if self.secure { "https" } else { "http" }))
+    }
+}
+
+/// A body that did not come to its end; the connection cannot go on.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+            return Problem::new(Code::RequestTimeout, "The body came too slowly").closing();
+        }
+        cause = error.source();
+    }
+    bad("The body could not be read").closing()
+}

@@ -1,0 +1,138 @@
+//! Who calls: the token of a request, verified and looked up.
+
+use std::sync::Arc;
+
+use super::Endpoints;
+use super::call::Call;
+use super::ports::Unverified;
+use crate::answer::{Code, Problem};
+use crate::clock::UnixTime;
+use crate::issuer::settings::SELF;
+use crate::revocation::{Kind, SelectorKey, TokenKeys};
+use crate::store::{self, Standing};
+use crate::token::{TokenType, VerifiedToken};
+
+/// Somebody with a good token of ours.
+pub(super) struct Caller {
+    pub(super) token: Arc<VerifiedToken>,
+    pub(super) subject: Box<str>,
+    pub(super) session: Box<str>,
+}
+
+impl Endpoints {
+    /// The caller by their access token.
+    ///
+    /// # Errors
+    /// 401 missing, expired, revoked; 422 anything else that is wrong with it.
+    pub(super) async fn caller(&self, call: &Call) -> Result<Caller, Problem> {
+        let token = self.own_token(call)?;
+        self.accept(token, TokenType::Access, call).await
+    }
+
+    /// The same, soon after a password sign-in.
+    ///
+    /// # Errors
+    /// As [`Endpoints::caller`], and 401 `token_not_fresh`.
+    pub(super) async fn fresh_caller(&self, call: &Call) -> Result<Caller, Problem> {
+        let token = self.own_token(call)?;
+        if token.token_type == TokenType::Access && token.fresh_until.is_none_or(|until| until <= call.now) {
+            return Err(Problem::new(Code::TokenNotFresh, "Sign in again to do this"));
+        }
+        self.accept(token, TokenType::Access, call).await
+    }
+
+    /// The token of the request, verified; of any type, revoked or not.
+    ///
+    /// # Errors
+    /// 401 missing or expired; 422 anything else that is wrong with it.
+    pub(super) fn own_token(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
+        Ok(self.parts.tokens.verify_own(self.token_text(call)?, call.now)?)
+    }
+
+    /// The text of the request's token.
+    ///
+    /// # Errors
+    /// 401 missing; 422 too long.
+    pub(super) fn token_text<'a>(&self, call: &'a Call) -> Result<&'a str, Problem> {
+        let text = call.bearer()?.ok_or_else(|| Problem::new(Code::TokenMissing, "The token is missing"))?;
+        if text.len() > self.parts.token_bytes_max {
+            return Err(Unverified::Invalid.into());
+        }
+        Ok(text)
+    }
+
+    /// Takes a verified token of ours for what it is wanted for.
+    ///
+    /// # Errors
+    /// 422 of another type; 401 revoked, or unknown to the store under `registry = "strict"`.
+    pub(super) async fn accept(
+        &self,
+        token: Arc<VerifiedToken>,
+        wanted: TokenType,
+        call: &Call,
+    ) -> Result<Caller, Problem> {
+        if token.token_type != wanted {
+            let words = match wanted {
+                TokenType::Access => "An access token is needed here",
+                TokenType::Refresh => "A refresh token is needed here",
+            };
+            return Err(Problem::new(Code::TokenInvalid, words));
+        }
+        let (Some(subject), Some(session)) = (token.subject.clone(), token.session.clone()) else {
+            return Err(Unverified::Invalid.into());
+        };
+        if !self.parts.revocations.refused_by(&self.keys(&token), call.now).is_empty() {
+            return Err(revoked());
+        }
+        // A refresh asks the store for more than this, in the exchange itself.
+        if wanted == TokenType::Access
+            && self.parts.auth.as_ref().is_some_and(|auth| auth.own.strict)
+            && self.parts.store.standing(&token.token_id).await? != Standing::Good
+        {
+            return Err(revoked());
+        }
+        Ok(Caller { token, subject, session })
+    }
+
+    /// The blocklist keys of a token.
+    pub(super) fn keys(&self, token: &VerifiedToken) -> TokenKeys {
+        TokenKeys::of(token, &self.parts.revocable_claims)
+    }
+
+    /// The blocklist keys of a token of ours that only the store remembers. Of its claims, those that every token of
+    /// ours has are known here.
+    pub(super) fn token_keys(&self, token: &store::Token) -> TokenKeys {
+        TokenKeys {
+            token: SelectorKey::of(&Kind::Token, SELF, &token.id),
+            key: token.key_id.as_deref().map(|id| SelectorKey::of(&Kind::Key, SELF, id)),
+            ..self.session_keys(&token.session, &token.subject, token.issued_at)
+        }
+    }
+
+    /// The blocklist keys of a session whose newest token was issued then. Where a token has its own key, this has the
+    /// session's once more.
+    pub(super) fn session_keys(&self, session: &str, subject: &str, issued_at: UnixTime) -> TokenKeys {
+        let of = |kind: Kind, value: &str| SelectorKey::of(&kind, SELF, value);
+        let fixed = self.parts.auth.as_ref().map(|auth| &auth.claims);
+        let claims = self.parts.revocable_claims.iter().filter_map(|name| {
+            let value = fixed?.get(&**name)?;
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            Some(of(Kind::Claim(name.clone()), &value))
+        });
+        TokenKeys {
+            token: of(Kind::Session, session),
+            session: Some(of(Kind::Session, session)),
+            subject: Some(of(Kind::Subject, subject)),
+            client: None,
+            key: None,
+            issuer: of(Kind::Issuer, ""),
+            claims: claims.collect(),
+            issued_at,
+        }
+    }
+}
+
+/// 401, whatever revoked it.
+pub(super) fn revoked() -> Problem {
+    Problem::new(Code::TokenRevoked, "The token has been revoked")
+}

@@ -1,0 +1,238 @@
+//! The brake on guessing passwords: failed sign-ins counted per account and address, and per account.
+//!
+//! It knows accounts by the email that was tried, whether or not there is such an account, so that it tells nobody
+//! which ones exist. Its memory is bounded: when it is full the oldest count is forgotten, and filling it costs an
+//! attacker one Argon2 hash per entry.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::settings;
+use crate::clock::UnixTime;
+
+/// Counts kept, at about 64 bytes each: 12 MiB.
+const COUNTS_MAX: usize = 200_000;
+/// How much more an account may fail over all addresses than from one (CONTRACT §2 `[auth.lockout]`).
+const ALL_ADDRESSES: u32 = 10;
+
+/// Counts of failed sign-ins.
+pub(super) struct Lockout {
+    counts: Mutex<Counts>,
+    hash: RandomState,
+    counts_max: usize,
+}
+
+#[derive(Default)]
+struct Counts {
+    by_key: HashMap<u64, Count>,
+    /// Keys in the order in which their windows began.
+    order: VecDeque<(UnixTime, u64)>,
+}
+
+#[derive(Clone, Copy)]
+struct Count {
+    began: UnixTime,
+    failed: u32,
+}
+
+/// Who tries to sign in, from where.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    /// The email, in the spelling by which emails are compared.
+    pub(super) account: &'a str,
+    /// `None` on a Unix socket.
+    pub(super) address: Option<IpAddr>,
+}
+
+/// No more attempts for so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Locked(pub(super) Duration);
+
+impl Default for Lockout {
+    fn default() -> Self {
+        Self { counts: Mutex::default(), hash: RandomState::new(), counts_max: COUNTS_MAX }
+    }
+}
+
+impl Lockout {
+    /// Asked before the password is looked at.
+    ///
+    /// # Errors
+    /// Locked, and for how long yet.
+    pub(super) fn check(
+        &self,
+        attempt: Attempt<'_>,
+        rule: settings::Lockout,
+        now: UnixTime,
+    ) -> Result<(), Locked> {
+        let limits = self.limits(attempt, rule);
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).check(&limits, rule.window, now)
+    }
+
+    /// Told what became of the attempt. Of many attempts that ran at once, those that end after the limit was
+    /// reached are refused whatever the password was, so that a burst tells no more than one attempt after another.
+    ///
+    /// # Errors
+    /// Locked meanwhile.
+    pub(super) fn conclude(
+        &self,
+        attempt: Attempt<'_>,
+        rule: settings::Lockout,
+        now: UnixTime,
+        good: bool,
+    ) -> Result<(), Locked> {
+        let limits = self.limits(attempt, rule);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.check(&limits, rule.window, now)?;
+        if good {
+            // The account's own count stays: a good sign-in somewhere says nothing for the guesses from elsewhere.
+            counts.by_key.remove(&limits[0].0);
+            return Ok(());
+        }
+        for (key, _) in limits {
+            counts.add(key, now, self.counts_max);
+        }
+        Ok(())
+    }
+
+    /// The keys of an attempt, with how many failures each may have.
+    fn limits(&self, attempt: Attempt<'_>, rule: settings::Lockout) -> [(u64, u32); 2] {
+        let address = attempt.address.map(network);
+        [
+            (self.hash.hash_one((attempt.account, Some(address))), rule.attempts),
+            (
+                self.hash.hash_one((attempt.account, None::<Option<IpAddr>>)),
+                rule.attempts.saturating_mul(ALL_ADDRESSES),
+            ),
+        ]
+    }
+}
+
+impl Counts {
+    fn check(&mut self, limits: &[(u64, u32)], window: Duration, now: UnixTime) -> Result<(), Locked> {
+        self.forget(now.minus(window));
+        limits.iter().try_for_each(|(key, limit)| match self.by_key.get(key) {
+            Some(count) if count.failed >= *limit => Err(Locked(count.began.plus(window).since(now))),
+            _ => Ok(()),
+        })
+    }
+
+    fn add(&mut self, key: u64, now: UnixTime, counts_max: usize) {
+        if let Some(count) = self.by_key.get_mut(&key) {
+            count.failed = count.failed.saturating_add(1);
+            return;
+        }
+        while self.order.len() >= counts_max {
+            self.forget_first();
+        }
+        self.by_key.insert(key, Count { began: now, failed: 1 });
+        self.order.push_back((now, key));
+    }
+
+    /// Forgets windows that began at `before` or earlier.
+    fn forget(&mut self, before: UnixTime) {
+        while self.order.front().is_some_and(|&(began, _)| began <= before) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((began, key)) = self.order.pop_front()
+            && self.by_key.get(&key).is_some_and(|count| count.began == began)
+        {
+            self.by_key.remove(&key);
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has its /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: settings::Lockout = settings::Lockout { attempts: 3, window: Duration::from_secs(60) };
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn attempt<'a>(account: &'a str, address: &str) -> Attempt<'a> {
+        Attempt { account, address: Some(address.parse().unwrap()) }
+    }
+
+    fn fail(lockout: &Lockout, attempt: Attempt<'_>, times: u32) {
+        for _ in 0..times {
+            lockout.conclude(attempt, RULE, NOW, false).unwrap();
+        }
+    }
+
+    #[test]
+    fn locks_after_so_many_failures_until_the_window_ends() {
+        let lockout = Lockout::default();
+        let ada = attempt("ada", "192.0.2.1");
+        fail(&lockout, ada, 3);
+        assert_eq!(lockout.check(ada, RULE, NOW), Err(Locked(RULE.window)));
+        let nearly = NOW.plus(Duration::from_secs(59));
+        assert_eq!(lockout.check(ada, RULE, nearly), Err(Locked(Duration::from_secs(1))));
+        assert_eq!(lockout.check(ada, RULE, NOW.plus(RULE.window)), Ok(()));
+        assert_eq!(lockout.check(attempt("ada", "192.0.2.2"), RULE, NOW), Ok(()));
+        assert_eq!(lockout.check(attempt("bob", "192.0.2.1"), RULE, NOW), Ok(()));
+    }
+
+    #[test]
+    fn a_burst_learns_no_more_than_one_after_another() {
+        let lockout = Lockout::default();
+        let ada = attempt("ada", "192.0.2.1");
+        fail(&lockout, ada, 3);
+        assert!(lockout.conclude(ada, RULE, NOW, true).is_err(), "even with the right password");
+    }
+
+    #[test]
+    fn locks_an_account_tried_from_everywhere() {
+        let lockout = Lockout::default();
+        for n in 0..30 {
+            fail(&lockout, attempt("ada", &format!("192.0.2.{n}")), 1);
+        }
+        assert!(lockout.check(attempt("ada", "198.51.100.1"), RULE, NOW).is_err());
+    }
+
+    #[test]
+    fn success_clears_the_count_of_that_address() {
+        let lockout = Lockout::default();
+        let ada = attempt("ada", "192.0.2.1");
+        fail(&lockout, ada, 2);
+        lockout.conclude(ada, RULE, NOW, true).unwrap();
+        fail(&lockout, ada, 3);
+        assert!(lockout.check(ada, RULE, NOW).is_err());
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_address() {
+        let lockout = Lockout::default();
+        for n in 0..3 {
+            fail(&lockout, attempt("ada", &format!("2001:db8::{n}")), 1);
+        }
+        assert!(lockout.check(attempt("ada", "2001:db8::ffff"), RULE, NOW).is_err());
+        assert!(lockout.check(attempt("ada", "2001:db8:0:1::1"), RULE, NOW).is_ok());
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let lockout = Lockout { counts_max: 100, ..Lockout::default() };
+        for n in 0..1000 {
+            fail(&lockout, attempt(&n.to_string(), "192.0.2.1"), 1);
+        }
+        let counts = lockout.counts.lock().unwrap();
+        assert!(counts.by_key.len() <= 100 && counts.order.len() <= 100);
+    }
+}

@@ -1,0 +1,129 @@
+//! Which endpoint a path names.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use super::settings::Settings;
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Signup,
+    Signin,
+    Refresh,
+    Logout,
+    LogoutAll,
+    Password,
+    Me,
+    Tokens,
+    Token(String),
+    Sessions,
+    Session(String),
+    Jwks,
+    Metadata,
+    OauthToken,
+    Revoke,
+    Introspect,
+    /// Under one of our prefixes, and nothing there.
+    Nothing,
+}
+
+impl Place {
+    /// The endpoint at this path; `None`: the path is not ours.
+    pub(super) fn find(path: &str, auth: Option<&Settings>) -> Option<Self> {
+        match path {
+            "/oauth2/revoke" => return Some(Self::Revoke),
+            "/oauth2/introspect" => return Some(Self::Introspect),
+            _ => {}
+        }
+        let auth = auth?;
+        match path {
+            "/oauth2/token" => Some(Self::OauthToken),
+            "/.well-known/jwks.json" => Some(Self::Jwks),
+            "/.well-known/oauth-authorization-server" => Some(Self::Metadata),
+            _ => auth.prefixes.iter().find_map(|prefix| {
+                let rest = path.strip_prefix(&**prefix)?;
+                (rest.is_empty() || rest.starts_with('/')).then(|| Self::under_prefix(rest))
+            }),
+        }
+    }
+
+    fn under_prefix(rest: &str) -> Self {
+        let mut segments = rest.split('/').skip(1);
+        let (first, second) = (segments.next().unwrap_or_default(), segments.next());
+        if segments.next().is_some() {
+            return Self::Nothing;
+        }
+        match (first, second) {
+            ("signup", None) => Self::Signup,
+            ("signin", None) => Self::Signin,
+            ("refresh", None) => Self::Refresh,
+            ("logout", None) => Self::Logout,
+            ("logout-all", None) => Self::LogoutAll,
+            ("password", None) => Self::Password,
+            ("me", None) => Self::Me,
+            ("tokens" | "token", None) => Self::Tokens,
+            ("tokens" | "token", Some(id)) => decoded(id).map_or(Self::Nothing, Self::Token),
+            ("sessions", None) => Self::Sessions,
+            ("sessions", Some(id)) => decoded(id).map_or(Self::Nothing, Self::Session),
+            _ => Self::Nothing,
+        }
+    }
+
+    /// The methods it takes, GET implying HEAD.
+    pub(super) fn methods(&self) -> &'static [Method] {
+        match self {
+            Self::Signup | Self::Signin | Self::Refresh | Self::LogoutAll | Self::Password => &[Method::POST],
+            Self::OauthToken | Self::Revoke | Self::Introspect => &[Method::POST],
+            Self::Logout => &[Method::POST, Method::DELETE],
+            Self::Me | Self::Sessions | Self::Jwks | Self::Metadata => &[Method::GET, Method::HEAD],
+            Self::Tokens => &[Method::GET, Method::HEAD, Method::DELETE],
+            Self::Token(_) => &[Method::PUT],
+            Self::Session(_) => &[Method::DELETE],
+            Self::Nothing => &[],
+        }
+    }
+}
+
+/// An id out of a path segment; `None` when it cannot be one.
+fn decoded(segment: &str) -> Option<String> {
+    let id = percent_decode_str(segment).decode_utf8().ok()?;
+    (!id.is_empty() && id.len() <= 255 && !id.contains(char::is_control)).then(|| id.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::support;
+    use super::*;
+
+    fn check(path: &str, expected: Option<Place>) {
+        let settings = support::settings();
+        assert_eq!(Place::find(path, Some(&settings)), expected, "{path}");
+    }
+
+    #[test]
+    fn every_mount_serves_the_same() {
+        for prefix in ["/auth", "/api/v1/auth"] {
+            check(&format!("{prefix}/signin"), Some(Place::Signin));
+            check(&format!("{prefix}/tokens/a%2Db"), Some(Place::Token("a-b".to_owned())));
+            check(&format!("{prefix}/token/x"), Some(Place::Token("x".to_owned())));
+            check(&format!("{prefix}/token"), Some(Place::Tokens));
+            check(prefix, Some(Place::Nothing));
+            check(&format!("{prefix}/tokens/"), Some(Place::Nothing));
+            check(&format!("{prefix}/tokens/a/b"), Some(Place::Nothing));
+            check(&format!("{prefix}/signin/"), Some(Place::Nothing));
+        }
+        check("/authx/signin", None);
+        check("/api/v1", None);
+        check("/", None);
+    }
+
+    #[test]
+    fn revocation_stays_without_auth() {
+        assert_eq!(Place::find("/oauth2/revoke", None), Some(Place::Revoke));
+        assert_eq!(Place::find("/oauth2/introspect", None), Some(Place::Introspect));
+        for path in ["/oauth2/token", "/auth/signin", "/.well-known/jwks.json"] {
+            assert_eq!(Place::find(path, None), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the endpoints need of the rooms around them, as two narrow traits: tokens to verify and issue, and the
+//! revocation log. The real ones are put together in `app`; tests have small ones of their own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::clock::UnixTime;
+use crate::revocation::{Kind, Revocation, Selector, TokenKeys};
+use crate::token::{Claims, TokenType, VerifiedToken};
+
+/// Why a token was not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unverified {
+    /// Malformed, forged, of an issuer, key or audience that is not ours to accept.
+    Invalid,
+    /// Good but for its `exp`.
+    Expired,
+    /// It could not be told: the key set is being fetched, or the key store is away.
+    Unavailable,
+}
+
+/// What a new token shall say.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'a> {
+    /// `type`, and `typ` of the header (`at+jwt` or `JWT`).
+    pub token_type: TokenType,
+    /// `jti`.
+    pub token_id: &'a str,
+    /// `sub`.
+    pub subject: &'a str,
+    /// `sid`.
+    pub session: &'a str,
+    /// `iat`, whole seconds.
+    pub issued_at: UnixTime,
+    /// `exp`, whole seconds.
+    pub expires_at: UnixTime,
+    /// `fresh`: it comes of a password sign-in just now. Left out when false.
+    pub fresh: bool,
+    /// `scope`; left out when empty.
+    pub scope: &'a str,
+    /// More claims; never one of those above.
+    pub claims: &'a Claims,
+}
+
+/// A new token.
+#[derive(Clone)]
+pub struct Issued {
+    /// Its text.
+    pub text: String,
+    /// The `kid` it was signed with.
+    pub key_id: Option<Box<str>>,
+}
+
+/// The signer failed; the details are in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token could not be signed")]
+pub struct SigningFailed;
+
+/// Verifying and issuing tokens.
+pub trait Tokens: Send + Sync + 'static {
+    /// Verifies one of the gateway's own tokens, of any type. Whether it is revoked is not looked at.
+    ///
+    /// # Errors
+    /// See [`Unverified`]; a token of another issuer is [`Unverified::Invalid`].
+    fn verify_own(&self, text: &str, now: UnixTime) -> Result<Arc<VerifiedToken>, Unverified>;
+
+    /// The same, whatever its `exp`.
+    ///
+    /// # Errors
+    /// Never [`Unverified::Expired`].
+    fn verify_own_tolerating_expiry(
+        &self,
+        text: &str,
+        now: UnixTime,
+    ) -> Result<Arc<VerifiedToken>, Unverified>;
+
+    /// Verifies a token of any configured issuer, the gateway itself among them.
+    fn verify<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>>;
+
+    /// The same, for revoking alone: whether or not it is valid yet.
+    fn verify_for_revoking<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>>;
+
+    /// The longest that a token of this issuer can live.
+    fn lifetime_max(&self, issuer: &str) -> Duration;
+
+    /// Signs a token. With an algorithm that signs with randomness the same grant gives another text each time.
+    ///
+    /// # Errors
+    /// The signer failed.
+    fn issue(&self, grant: &Grant<'_>) -> Result<Issued, SigningFailed>;
+
+    /// The public keys as a JWK set (RFC 7517 §5), in JSON.
+    fn jwks(&self) -> Bytes;
+}
+
+/// The log cannot take entries now; none of the batch is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the revocation log is unavailable")]
+pub struct LogUnavailable;
+
+/// The revocation log and the blocklist.
+pub trait Revocations: Send + Sync + 'static {
+    /// Appends a batch: when this is done it is durable and enforced, all of it. Gives the sequence of the last
+    /// entry. Dropping the future may or may not stop it.
+    fn append(&self, batch: Vec<Revocation>) -> BoxFuture<'_, Result<u64, LogUnavailable>>;
+
+    /// Every kind of entry that refuses a token with these keys; none: it is not refused.
+    fn refused_by(&self, keys: &TokenKeys, now: UnixTime) -> Vec<Kind>;
+
+    /// Until when the entry of this selector is in force at least; `None`: there is none.
+    fn in_force_until(&self, selector: &Selector) -> Option<UnixTime>;
+
+    /// The sequence of the last entry.
+    fn sequence(&self) -> u64;
+
+    /// Done when the trail in the store has been fed up to this sequence.
+    fn trail_caught_up(&self, sequence: u64) -> BoxFuture<'_, ()>;
+}

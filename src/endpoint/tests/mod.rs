@@ -1,0 +1,7 @@
+//! Every endpoint through `serve`.
+
+mod accounts;
+mod bad_input;
+mod oauth;
+mod refresh;
+mod revoking;

@@ -1,0 +1,129 @@
+//! Bodies that are counted on their way: the request's against its limit, the response's for the access log.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::story::Ending;
+use crate::answer::{Body, BoxError};
+
+/// A request body grew over its limit: 413.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body is larger than {0} bytes")]
+pub(super) struct TooLarge(pub(super) u64);
+
+/// A request body that fails once more than so many bytes have come.
+pub(super) struct Limited<B> {
+    inner: B,
+    left: u64,
+    limit: u64,
+}
+
+impl<B> Limited<B> {
+    pub(super) fn new(inner: B, limit: u64) -> Self {
+        Self { inner, left: limit, limit }
+    }
+}
+
+impl<B> HttpBody for Limited<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            match self.left.checked_sub(data.len() as u64) {
+                Some(left) => self.left = left,
+                None => return Poll::Ready(Some(Err(Box::new(TooLarge(self.limit))))),
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The token of a response was revoked, or has expired, while it was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct CutOff(&'static str);
+
+/// A response body that ends its request's story when it has been sent, given up or cut.
+pub(super) struct Told {
+    inner: Body,
+    ending: Ending,
+}
+
+impl Told {
+    pub(super) fn new(inner: Body, mut ending: Ending) -> Self {
+        // A body that is over before it began (HEAD, 204) is never polled.
+        ending.complete = inner.is_end_stream();
+        Self { inner, ending }
+    }
+}
+
+impl HttpBody for Told {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(cause) = self.ending.poll_cut(cx) {
+            self.inner = Body::empty(); // and with it goes the request at the upstream
+            return Poll::Ready(Some(Err(Box::new(CutOff(cause.words())))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            None => self.ending.complete = true,
+            Some(Ok(frame)) => {
+                self.ending.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                // A body of known length is not polled again after its last byte.
+                self.ending.complete = self.inner.is_end_stream();
+            }
+            Some(Err(_)) => self.ending.complete = false,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_at_its_limit_passes_and_one_byte_more_does_not() {
+        let body = |n| Limited::new(Full::new(Bytes::from(vec![b'x'; n])), 4);
+        assert_eq!(body(4).collect().await.unwrap().to_bytes().len(), 4);
+        let error = body(5).collect().await.unwrap_err();
+        assert!(error.is::<TooLarge>());
+    }
+}

@@ -1,0 +1,162 @@
+//! One request to one response.
+//!
+//! `Inner::answer` is the life of a request, in the order of the contract (§3): it gathers first and decides
+//! after, so that the decision itself needs only memory and `now`, and every early exit is a `?`. What comes out of
+//! it, good or bad, is written down by `Story` when the answer has been sent.
+
+mod body;
+mod control;
+mod frames;
+mod gather;
+mod live;
+mod respond;
+pub mod settings;
+mod setup;
+mod story;
+mod tunnel;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+pub use control::{AT_ONCE, ControlPlane};
+pub use live::Live;
+pub use setup::{Parts, Setup};
+
+use crate::access::{self, Permit};
+use crate::answer::{Body, Problem};
+use crate::clock::Clock;
+use crate::forward::{self, RequestId};
+use crate::revocation::Blocklist;
+use crate::route::{Head, Peer};
+use crate::store::Registry;
+use crate::telemetry::Metrics;
+use crate::upstream::Call;
+
+use live::Watched;
+use respond::Stop;
+use story::Story;
+
+/// Answers the requests of clients. A clone shares everything.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+struct Inner {
+    setup: ArcSwap<Setup>,
+    blocklist: Arc<Blocklist>,
+    live: Live,
+    registry: Arc<dyn Registry>,
+    control: ControlPlane,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Gateway {
+    /// A gateway that answers by this setup. `live` must be fed by the log that feeds the blocklist.
+    pub fn new(
+        setup: Setup,
+        blocklist: Arc<Blocklist>,
+        live: Live,
+        registry: Arc<dyn Registry>,
+        control: ControlPlane,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let setup = ArcSwap::from_pointee(setup);
+        Self(Arc::new(Inner { setup, blocklist, live, registry, control, metrics, clock }))
+    }
+
+    /// The setup in use.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.0.setup.load_full()
+    }
+
+    /// Goes over to another setup. Requests under way end with the one that they began with.
+    pub fn replace(&self, setup: Setup) {
+        self.0.setup.store(Arc::new(setup));
+    }
+
+    /// The answer to one request; it counts and logs itself when its body has been sent or given up. `verdict` is
+    /// what the raw bytes of the head were judged.
+    pub async fn serve(
+        &self,
+        peer: Peer,
+        verdict: Result<(), Problem>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let gateway = &*self.0;
+        let setup = gateway.setup.load_full();
+        let now = gateway.clock.now();
+        let id = setup.forwarding.request_id(request.headers(), now);
+        let mut story = Story::begin(&setup, peer, &request, verdict.is_ok(), &id, now, Instant::now());
+        let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request).await;
+        let response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
+        story.told(response, &setup, &gateway.metrics, &id)
+    }
+}
+
+impl Inner {
+    async fn answer(
+        &self,
+        setup: &Setup,
+        story: &mut Story,
+        id: &RequestId,
+        peer: Peer,
+        verdict: Result<(), Problem>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Stop> {
+        verdict?; // 400 405 408 414 431, judged on the raw bytes
+        let now = story.at;
+        let head = Head::admit(&request, peer, &setup.limits)?; // the same, on what the parser made of them
+        story.admitted(&head);
+
+        if setup.endpoints.matches(head.path(), head.host()) {
+            story.at_endpoint(setup);
+            return Ok(self.control.run(setup.endpoint(peer, id, &head, request)).await?); // 503
+        }
+        let found = setup.routes.find(&head)?; // 404 405
+        story.routed(setup, found.route);
+        respond::within_limit(&head, found.route)?; // 413
+
+        let evidence = gather::evidence(setup, &*self.registry, found.route, request.headers(), now).await;
+        let permit = access::decide(found.route, evidence, &self.blocklist, now)?; // 401 403
+        story.permitted(&permit, &self.metrics);
+
+        let client = tunnel::asked_for(&head, &mut request);
+        let (parts, body) = request.into_parts();
+        let outbound = setup.outbound(&head, &found, &permit, id, client.is_some());
+        let parts = forward::request(parts, &outbound)?;
+        let body = respond::limited(body, &head, found.route);
+        let sent = Instant::now();
+        let mut exchange =
+            setup.upstreams.send(Call::permitted(&permit), Request::from_parts(parts, body)).await?;
+        story.served(&exchange.served, sent.elapsed()); // 502 503 504 are behind us
+
+        let tunnel = tunnel::opened(client, &mut exchange);
+        if tunnel.is_some() || exchange.response.body().streams() {
+            story.live = self.watch(setup, &permit, &story.method)?; // 401
+        }
+        let (parts, body) = exchange.response.into_parts();
+        let parts = forward::response(parts, &setup.inbound(found.route, id, tunnel.is_some()));
+        story.tunnel = tunnel;
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Has what follows a response head end with the token that it was permitted with. Where that one was revoked
+    /// since the decision, a client that may safely ask again is told so; to any other it is a response cut short,
+    /// for its request has been served.
+    fn watch(&self, setup: &Setup, permit: &Permit, method: &Method) -> Result<Option<Watched>, Problem> {
+        let Some(token) = permit.token().filter(|_| setup.cut_live_connections && !permit.route().shadow)
+        else {
+            return Ok(None);
+        };
+        let watched = self.live.watch(token, &self.blocklist, self.clock.now());
+        match watched.cause().filter(|_| method.is_safe()) {
+            Some(cause) => Err(Problem::new(cause.code(), cause.words())),
+            None => Ok(Some(watched)),
+        }
+    }
+}

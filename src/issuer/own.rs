@@ -1,0 +1,120 @@
+//! The gateway as an issuer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::keyring::Keyring;
+use super::settings::{Own, SELF};
+use crate::clock::UnixTime;
+use crate::token::{ClaimNames, Claims, Fresh, IssueError, KeyError, NewToken, Terms, TokenType, Typ, issue};
+
+/// How far ahead the `iat` of our own tokens may lie: the clocks of a fleet differ a little, and a token that one
+/// gateway has just issued is shown to the next.
+const SKEW: Duration = Duration::from_secs(5);
+
+/// What a token that we are about to issue says, beside who we are and for whom it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'a> {
+    /// `sub`.
+    pub subject: &'a str,
+    /// `sid`; `None` for a token that a client got for itself.
+    pub session: Option<&'a str>,
+    /// `client_id`.
+    pub client: Option<&'a str>,
+    /// `jti`.
+    pub token_id: &'a str,
+    /// `iat`, rounded down to seconds.
+    pub issued_at: UnixTime,
+    /// `exp`, rounded down to seconds.
+    pub expires_at: UnixTime,
+    /// It comes of a password sign-in.
+    pub fresh: bool,
+    /// Granted scopes, in order.
+    pub scopes: &'a [Box<str>],
+    /// Static claims; one that is named like a claim of ours does not count.
+    pub extra: &'a Claims,
+}
+
+/// The gateway's own issuer (`self`): its settings, its keys. Immutable; other keys make a new one.
+#[derive(Debug)]
+pub struct OwnIssuer {
+    settings: Own,
+    keyring: Keyring,
+    jwks: Bytes,
+}
+
+impl OwnIssuer {
+    pub(super) fn new(settings: Own, keyring: Keyring, now: UnixTime) -> Self {
+        let jwks = Bytes::from(keyring.jwks_json(now));
+        Self { settings, keyring, jwks }
+    }
+
+    /// On what terms its tokens are accepted.
+    pub(super) fn terms(&self, revocable: &Arc<[Box<str>]>) -> Result<Terms, KeyError> {
+        let own = &self.settings;
+        Ok(Terms {
+            issuer: SELF.into(),
+            keys: Arc::new(self.keyring.key_set()?),
+            audience: own.audience.clone(),
+            leeway: Duration::ZERO,
+            skew: SKEW,
+            lifetime_max: own.refresh_ttl.max(own.access_ttl),
+            require: ["sub", "iat", "jti"].map(Into::into).to_vec(),
+            typ: Typ::Own,
+            claims: ClaimNames::default(),
+            revocable: Arc::clone(revocable),
+            fresh: Fresh::For(own.fresh_ttl),
+        })
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Own {
+        &self.settings
+    }
+
+    /// Its keys, for rotation and lists.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// The body of `/.well-known/jwks.json`.
+    pub fn jwks_json(&self) -> &Bytes {
+        &self.jwks
+    }
+
+    /// Signs an access token.
+    ///
+    /// # Errors
+    /// When the library fails to sign.
+    pub fn issue_access(&self, grant: &Grant<'_>) -> Result<String, IssueError> {
+        self.issue(TokenType::Access, grant)
+    }
+
+    /// Signs a refresh token.
+    ///
+    /// # Errors
+    /// When the library fails to sign.
+    pub fn issue_refresh(&self, grant: &Grant<'_>) -> Result<String, IssueError> {
+        self.issue(TokenType::Refresh, grant)
+    }
+
+    fn issue(&self, token_type: TokenType, grant: &Grant<'_>) -> Result<String, IssueError> {
+        let token = NewToken {
+            issuer: &self.settings.issuer,
+            audience: &self.settings.audience,
+            token_type,
+            subject: grant.subject,
+            session: grant.session,
+            client: grant.client,
+            token_id: grant.token_id,
+            issued_at: grant.issued_at,
+            expires_at: grant.expires_at,
+            fresh: grant.fresh,
+            scopes: grant.scopes,
+            extra: grant.extra,
+        };
+        issue(self.keyring.signing_key(), &token)
+    }
+}

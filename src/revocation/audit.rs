@@ -1,0 +1,109 @@
+//! The projection of the log into the audit trail of the store: each entry once, in order, never on the way of a
+//! request or of an acknowledgement. While the store is away, the segments that it has not seen are kept.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::follow::{FollowError, trail_reached};
+use super::shared::Shared;
+use super::{Handle, Record};
+use crate::store::{StoreError, Trail, TrailEntry};
+
+/// The first and the longest pause after a failure.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(10);
+
+/// Feeds the trail until the log is closed. The position is the store's own, kept in the transaction of the entries,
+/// so that this can be dropped and begun again at any moment.
+pub async fn project(handle: Handle, trail: Arc<dyn Trail>) {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let Err(stop) = feed(&handle, &*trail, &mut pause).await;
+        match stop {
+            Stop::Closed => return,
+            Stop::Store(error) => {
+                tracing::warn!(error = &error as &dyn Error, "the audit trail waits for the store");
+            }
+            Stop::Log(error) => {
+                tracing::error!(error = &error as &dyn Error, "the audit trail waits for the log");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_LONGEST);
+    }
+}
+
+enum Stop {
+    Closed,
+    Store(StoreError),
+    Log(FollowError),
+}
+
+async fn feed(
+    handle: &Handle,
+    trail: &dyn Trail,
+    pause: &mut Duration,
+) -> Result<std::convert::Infallible, Stop> {
+    let shared = handle.shared();
+    let mut position = trail.trail_position().await.map_err(Stop::Store)?;
+    if position > handle.sequence() {
+        tracing::error!(
+            position,
+            "the audit trail is ahead of the log; entries up to there will not be in it"
+        );
+    }
+    trail_reached(shared, position.min(handle.sequence()));
+    // One follower for all of it: it remembers where in a segment it is.
+    let mut follower = handle.follow(position);
+    loop {
+        let records = match follower.next().await {
+            Ok(records) => records,
+            Err(FollowError::Closed) => return Err(Stop::Closed),
+            Err(FollowError::Gone { oldest }) => {
+                tracing::error!(
+                    from = position + 1,
+                    to = oldest,
+                    "the audit trail has a gap: the log is gone there"
+                );
+                position = oldest;
+                trail_reached(shared, position);
+                follower = handle.follow(position);
+                continue;
+            }
+            Err(error) => return Err(Stop::Log(error)),
+        };
+        let last = records.last().map_or(position, |record| record.sequence);
+        trail.trail_append(records.into_iter().map(entry).collect()).await.map_err(Stop::Store)?;
+        position = last;
+        trail_reached(shared, position);
+        *pause = PAUSE_FIRST;
+    }
+}
+
+fn entry(record: Record) -> TrailEntry {
+    let Record { sequence, revocation, .. } = record;
+    TrailEntry {
+        sequence,
+        kind: revocation.selector.kind.to_string().into(),
+        issuer: revocation.selector.issuer,
+        value: revocation.selector.value,
+        lift: revocation.lift,
+        issued_before: revocation.issued_before,
+        expires_at: revocation.expires_at,
+        reason: revocation.reason,
+        actor: revocation.actor,
+        address: revocation.address,
+        at: revocation.at,
+    }
+}
+
+pub(super) async fn wait_for(shared: &Shared, sequence: u64) {
+    let mut settled = shared.settled.subscribe();
+    while shared.trail_position.load(Ordering::SeqCst) < sequence {
+        if shared.closed.load(Ordering::SeqCst) || settled.changed().await.is_err() {
+            return;
+        }
+    }
+}

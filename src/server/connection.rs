@@ -1,0 +1,225 @@
+//! One client connection, from its first bytes to its close.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::ReadBuf;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::drain::{Admission, Drain, Phase, Ticket, Watch};
+use super::guard::{Answer, Answering, Fault, Guard, HeadFacts, Link, Stream, Upgrade};
+use super::{LiveRules, Rules};
+use crate::answer::{Body, Code, Problem};
+use crate::route::Peer;
+
+/// The most that is read before it is decided who reads the rest; a common head fits.
+const FIRST_BYTES: usize = 2048;
+
+/// A client that is turned away gets this long to send its request, so that the answer does not come before it.
+const TURN_AWAY_AFTER: Duration = Duration::from_millis(500);
+
+/// A connection that has said nothing when the drain begins may have a request on its way through the kernel.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// hyper's buffers hold a whole head and something of the next.
+const BESIDE_HEAD: usize = 16 * 1024;
+/// Enough for a response body to be written in large pieces.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Answers requests.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// The answer to one request. With `Err(problem)` the request is a stand-in that says nothing (the client's own
+    /// never got this far), and the answer must be the problem's; its `connection: close`, if it has one, stays.
+    ///
+    /// A request body that errs holds an [`std::io::Error`] among its sources: `TimedOut` when the client was too
+    /// slow (408), `InvalidData` when its framing was bad (400), `UnexpectedEof` when it left. The future is dropped
+    /// when the client leaves. Panics end this connection alone.
+    fn handle(
+        &self,
+        peer: Peer,
+        verdict: Result<HeadFacts, Problem>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// What all connections of a listener share.
+pub(super) struct Site<H> {
+    pub(super) handler: H,
+    pub(super) rules: LiveRules,
+    pub(super) drain: Drain,
+    pub(super) http1: http1::Builder,
+}
+
+impl<H: Handler> Site<H> {
+    pub(super) fn new(handler: H, rules: LiveRules, drain: Drain) -> Self {
+        let mut http1 = http1::Builder::new();
+        // The guard's time-outs rule; hyper's timer is there for whatever else may come to ask for one.
+        http1.timer(TokioTimer::new()).header_read_timeout(None).keep_alive(true).half_close(false);
+        Self { handler, rules, drain, http1 }
+    }
+
+    fn http1(&self, rules: &Rules) -> http1::Builder {
+        let mut http1 = self.http1.clone();
+        http1.max_buf_size(BUFFER_BYTES.max(rules.head.bytes_max + BESIDE_HEAD));
+        if rules.head.fields_max > 100 {
+            // Up to its own default of 100, hyper keeps the table of fields on the stack.
+            http1.max_headers(rules.head.fields_max);
+        }
+        http1
+    }
+}
+
+/// How a clear-text connection begins.
+enum Opening {
+    /// With HTTP/1.1, or what goes for it.
+    Http1(Vec<u8>),
+    /// With nothing good.
+    Refused(Fault),
+    /// With its end.
+    Closed,
+}
+
+/// Serves one connection until it ends, is drained or is cut. `stream` was accepted at `accepted`.
+pub(super) async fn serve<S: Stream, H: Handler>(
+    mut stream: S,
+    peer: Peer,
+    accepted: Instant,
+    site: Arc<Site<H>>,
+    admission: Admission,
+    ticket: Ticket,
+) {
+    let rules = site.rules.load_full();
+    let deadline = rules.header_read_timeout.map(|limit| accepted + limit);
+    let mut watch = Watch::new(site.drain.clone());
+    let opening = match admission {
+        Admission::Welcome => open(&mut stream, deadline, &mut watch, Fault::HeadTimeout).await,
+        Admission::TurnedAway => {
+            match open(&mut stream, Some(accepted + TURN_AWAY_AFTER), &mut watch, Fault::Overloaded).await {
+                Opening::Http1(_) => Opening::Refused(Fault::Overloaded),
+                other => other,
+            }
+        }
+    };
+    let link = Arc::new(Link::default());
+    let http1 = site.http1(&rules);
+    let guard = |first| Guard::new(stream, first, deadline, rules, Arc::clone(&link), ticket);
+    let guard = match opening {
+        Opening::Http1(first) => guard(first),
+        Opening::Refused(fault) => guard(Vec::new()).refusing(fault),
+        Opening::Closed => return,
+    };
+    let service = Arc::new(Service { site, peer, link: Arc::clone(&link) });
+    let answer = service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let mut connection = pin!(http1.serve_connection(TokioIo::new(guard), answer).with_upgrades());
+    let mut drained = false;
+    let end = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(end));
+            }
+            // A client that takes nothing keeps hyper from asking the body, which would say so, too.
+            if link.poll_cut(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            match watch.poll_phase(cx) {
+                Phase::Serving => return Poll::Pending,
+                Phase::Stopped => return Poll::Ready(None),
+                Phase::Draining if drained => return Poll::Pending,
+                // Half a head has come: hyper would take the connection for idle. Its answer says close.
+                Phase::Draining if link.mid_head() && link.outstanding() == 0 => return Poll::Pending,
+                Phase::Draining => {
+                    drained = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    })
+    .await;
+    match end {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            tracing::debug!(%error, "connection ended early");
+            link.set_abort();
+        }
+        None => link.set_abort(),
+    }
+}
+
+/// Reads the first bytes of a connection, before any other buffer is made for it: ten thousand silent connections
+/// cost a task and a socket each. The HTTP/2 preface is told apart here once it is served.
+async fn open<S: Stream>(
+    stream: &mut S,
+    mut deadline: Option<Instant>,
+    watch: &mut Watch,
+    late: Fault,
+) -> Opening {
+    let mut hurried = false;
+    let mut sleep: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|cx| {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); FIRST_BYTES];
+        let mut first = ReadBuf::uninit(&mut buffer);
+        match Pin::new(&mut *stream).poll_read(cx, &mut first) {
+            Poll::Ready(Ok(())) if first.filled().is_empty() => return Poll::Ready(Opening::Closed),
+            Poll::Ready(Ok(())) => return Poll::Ready(Opening::Http1(first.filled().to_vec())),
+            Poll::Ready(Err(_)) => return Poll::Ready(Opening::Closed),
+            Poll::Pending => {}
+        }
+        let serving = watch.poll_phase(cx) == Phase::Serving;
+        if !serving && !hurried {
+            hurried = true;
+            let soon = Instant::now() + LAST_WORDS;
+            deadline = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
+            sleep = None;
+        }
+        let Some(deadline) = deadline else { return Poll::Pending };
+        let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        sleep.as_mut().poll(cx).map(|()| if serving { Opening::Refused(late) } else { Opening::Closed })
+    })
+    .await
+}
+
+/// What stands between hyper and the handler of one connection.
+struct Service<H> {
+    site: Arc<Site<H>>,
+    peer: Peer,
+    link: Arc<Link>,
+}
+
+impl<H: Handler> Service<H> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let verdict = self.link.take();
+        let answering = Answering::new(Arc::clone(&self.link));
+        let undecided = matches!(verdict, Some(Ok(HeadFacts { upgrade: true, .. })));
+        let verdict = match verdict {
+            Some(verdict) => verdict.map_err(Fault::problem),
+            None => Err(Problem::new(Code::Internal, "the request cannot be served").closing()),
+        };
+        let mut response = self.site.handler.handle(self.peer, verdict, request).await;
+        if let Some(cut) = response.extensions_mut().remove() {
+            self.link.watch(cut);
+        }
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if undecided {
+            self.link.decide(if switched { Upgrade::Accepted } else { Upgrade::Refused });
+        }
+        // A body that has not come in by now would have to be waited for before the next request: say so. And nobody
+        // gets another request in while we drain.
+        if !switched && (self.link.owes_body() || self.site.drain.phase() != Phase::Serving) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| answering.with(body))
+    }
+}

@@ -1,0 +1,33 @@
+//! What of `[server]` concerns sockets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// An address that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Listen {
+    /// `127.0.0.1:8080`, `[::1]:8080`.
+    Tcp(SocketAddr),
+    /// `unix:/run/portcullis.sock`; not available yet.
+    Unix(PathBuf),
+}
+
+/// Sockets and their limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Clear-text listeners.
+    pub listen: Vec<Listen>,
+    /// Threads of the data plane; never 0 here.
+    pub workers: usize,
+    /// From accept, or from the first byte of a later head, to the end of the head: 408.
+    pub header_read_timeout: Option<Duration>,
+    /// Between two chunks of a request body: 408.
+    pub body_read_timeout: Option<Duration>,
+    /// Between requests.
+    pub idle_timeout: Option<Duration>,
+    /// Beyond: 503 + `Retry-After`, then closed.
+    pub max_connections: Option<usize>,
+    /// For what runs at SIGTERM.
+    pub drain_timeout: Duration,
+}

@@ -1,0 +1,119 @@
+//! Credentials out of a request (RFC 6750 §2.1). Never the query string (RFC 6750 §2.3 is not implemented: tokens in
+//! URLs end up in logs and histories).
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+
+/// Why the credentials of a request cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BearerError {
+    /// Two `Authorization` fields, or (with cookies) a token in two places: 400 `invalid_request`, for it is not
+    /// known which one the upstream would take.
+    #[error("the request carries credentials more than once")]
+    Twice,
+    /// `Bearer` without a token, or with one that is not of RFC 6750's `b64token` form.
+    #[error("the bearer token is malformed")]
+    Malformed,
+    /// Longer than `max_token_bytes`.
+    #[error("the token is longer than allowed")]
+    TooLong,
+}
+
+/// The bearer token of the `Authorization` field; `None` without the field or with another scheme. The scheme is
+/// case-insensitive (RFC 9110 §11.1). Allocates nothing.
+///
+/// # Errors
+/// See [`BearerError`].
+pub fn bearer(headers: &HeaderMap, token_bytes_max: usize) -> Result<Option<&str>, BearerError> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    if fields.next().is_some() {
+        return Err(BearerError::Twice);
+    }
+    credentials(field, token_bytes_max)
+}
+
+/// `Bearer 1*SP b64token` (RFC 9110 §11.4, RFC 6750 §2.1).
+fn credentials(field: &HeaderValue, token_bytes_max: usize) -> Result<Option<&str>, BearerError> {
+    let bytes = field.as_bytes();
+    let scheme = bytes.split(|&byte| byte == b' ' || byte == b'\t').next().unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Ok(None);
+    }
+    let text = field.to_str().map_err(|_| BearerError::Malformed)?;
+    let token = text[scheme.len()..].trim_start_matches(' ').trim_end_matches(' ');
+    if token.len() > token_bytes_max {
+        return Err(BearerError::TooLong);
+    }
+    if !is_b64token(token) {
+        return Err(BearerError::Malformed);
+    }
+    Ok(Some(token))
+}
+
+/// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
+fn is_b64token(token: &str) -> bool {
+    let body = token.trim_end_matches('=');
+    let is_char = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    !body.is_empty() && body.bytes().all(is_char)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &[&[u8]]) -> Result<Option<String>, BearerError> {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(AUTHORIZATION, HeaderValue::from_bytes(field).unwrap());
+        }
+        bearer(&headers, 16).map(|token| token.map(str::to_owned))
+    }
+
+    #[test]
+    fn reads_the_token_whatever_the_case_of_the_scheme() {
+        for field in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c", "bEaReR   a.b.c"] {
+            assert_eq!(read(&[field.as_bytes()]), Ok(Some("a.b.c".to_owned())), "{field}");
+        }
+        assert_eq!(read(&[b"Bearer -._~+/9z=="]), Ok(Some("-._~+/9z==".to_owned())));
+    }
+
+    #[test]
+    fn another_scheme_counts_as_no_token() {
+        for field in
+            [&b"Basic YTpi"[..], b"", b"Bearera.b.c", b"Digest a=\"Bearer x\"", b"DPoP a.b.c", b"\xff x"]
+        {
+            assert_eq!(read(&[field]), Ok(None), "{field:?}");
+        }
+        assert_eq!(read(&[]), Ok(None));
+    }
+
+    #[test]
+    fn refuses_a_bearer_field_that_carries_no_well_formed_token() {
+        for field in [
+            &b"Bearer"[..],
+            b"Bearer ",
+            b"Bearer  ",
+            b"Bearer a b",
+            b"Bearer a,b",
+            b"Bearer\ta.b.c",
+            b"Bearer a\t",
+            b"Bearer a@",
+            b"Bearer =",
+            b"Bearer a=b",
+            b"Bearer \"a\"",
+            b"Bearer a\xff",
+            b"Bearer a%2e",
+        ] {
+            assert_eq!(read(&[field]), Err(BearerError::Malformed), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_two_fields_and_tokens_that_are_too_long() {
+        assert_eq!(read(&[b"Bearer a", b"Bearer a"]), Err(BearerError::Twice));
+        assert_eq!(read(&[b"Basic a", b"Bearer a"]), Err(BearerError::Twice));
+        assert_eq!(read(&[b"Bearer 0123456789abcdef"]), Ok(Some("0123456789abcdef".to_owned())));
+        assert_eq!(read(&[b"Bearer 0123456789abcdefg"]), Err(BearerError::TooLong));
+    }
+}

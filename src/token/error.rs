@@ -1,0 +1,136 @@
+//! Why a token is not accepted.
+
+use std::fmt;
+
+use super::{JsonError, Step};
+
+/// A part of a compact JWS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first.
+    Header,
+    /// The second.
+    Claims,
+    /// The third.
+    Signature,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header => "header",
+            Self::Claims => "payload",
+            Self::Signature => "signature",
+        })
+    }
+}
+
+/// Why a token is not accepted. The client reads the words; they name claims, never values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    // Not a JWT as it should be.
+    /// Longer than `max_token_bytes`.
+    #[error("the token is longer than allowed")]
+    TooLong,
+    /// Not `header.payload.signature` (RFC 7515 §7.1).
+    #[error("the token does not have three parts")]
+    Parts,
+    /// Padding, white space, spare bits, another alphabet.
+    #[error("the token's {0} is not unpadded base64url")]
+    Encoding(Part),
+    /// Broken or ambiguous JSON.
+    #[error("the token's {0} {1}")]
+    Json(Part, JsonError),
+    /// A header of the wrong type, or a `kid` that could not be revoked by.
+    #[error("the token's header has an unusable \"{0}\"")]
+    Header(&'static str),
+    /// `crit` or `b64`: we understand no extension (RFC 7515 §4.1.11, RFC 7797 §6).
+    #[error("the token's header asks for an extension that is not supported")]
+    Extension,
+
+    // Not from one whom we trust.
+    /// No configured issuer has this `iss`.
+    #[error("the token's issuer is not accepted")]
+    UnknownIssuer,
+    /// The key of this `kid` is not, or no longer, the issuer's.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// No `kid`, and several keys would fit.
+    #[error("the token names no key, and more than one would fit")]
+    AmbiguousKey,
+    /// Not in the issuer's list, or not what its key is pinned to.
+    #[error("the token's algorithm is not accepted")]
+    Algorithm,
+    /// It does not verify.
+    #[error("the token's signature is not valid")]
+    Signature,
+
+    // Well signed, but not for this or not in this form.
+    /// Another kind of JWT, by `typ`.
+    #[error("the token is of a kind that is not accepted here")]
+    Typ,
+    /// A required claim is missing.
+    #[error("the token lacks the claim \"{0}\"")]
+    ClaimMissing(Box<str>),
+    /// A claim of the wrong type.
+    #[error("the token's claim \"{0}\" has the wrong type or value")]
+    ClaimType(Box<str>),
+    /// A name that could not be revoked by: empty, too long, with control characters, of several spellings.
+    #[error("the token's claim \"{0}\" cannot be used")]
+    ClaimName(Box<str>),
+    /// For somebody else.
+    #[error("the token is for another audience")]
+    Audience,
+    /// `nbf` lies ahead.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// `iat` lies ahead.
+    #[error("the token was issued in the future")]
+    IssuedInFuture,
+    /// Longer than `max_token_ttl`.
+    #[error("the token is valid for longer than allowed")]
+    LivesTooLong,
+    /// `cnf`: bound to a key whose proof nobody checked (RFC 7800 §3.1).
+    #[error("the token is bound to a key, and no proof of it was given")]
+    Bound,
+    /// Neither `access` nor `refresh`.
+    #[error("the token is neither an access nor a refresh token")]
+    TokenType,
+
+    // Good once.
+    /// Past its `exp`. Said only of a token that is good in everything else.
+    #[error("the token has expired")]
+    Expired,
+}
+
+impl VerifyError {
+    /// Whether it is `token_expired` rather than `token_invalid`.
+    pub const fn is_expired(&self) -> bool {
+        matches!(self, Self::Expired)
+    }
+
+    /// The step that was not passed.
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::TooLong | Self::Parts | Self::Encoding(_) | Self::Json(..) => Step::Form,
+            Self::Header(_) | Self::Extension => Step::Header,
+            Self::UnknownIssuer => Step::Issuer,
+            Self::Typ => Step::Typ,
+            Self::UnknownKey | Self::AmbiguousKey | Self::Algorithm | Self::Signature => Step::Signature,
+            Self::ClaimMissing(_) | Self::ClaimType(_) | Self::Bound => Step::Claims,
+            Self::Audience => Step::Audience,
+            Self::NotYetValid | Self::IssuedInFuture | Self::LivesTooLong => Step::Times,
+            Self::ClaimName(_) => Step::Names,
+            Self::TokenType => Step::TokenType,
+            Self::Expired => Step::Expiry,
+        }
+    }
+
+    pub(super) fn claim_type(name: &str) -> Self {
+        Self::ClaimType(name.into())
+    }
+
+    pub(super) fn name(name: &str) -> Self {
+        Self::ClaimName(name.into())
+    }
+}

@@ -1,0 +1,144 @@
+//! Token, whose it may be, now → [`Verified`]. One pass in a fixed order, each check an early exit; nothing in the
+//! token is believed before its signature, except `iss` and `kid` to choose among what is configured.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
+use super::jws::{Header, Jws};
+use super::{
+    Claims, KeptClaims, Part, Step, Steps, Terms, VerifiedToken, VerifyError, decode_base64url,
+    encode_base64url,
+};
+use crate::clock::UnixTime;
+
+/// A token that is good in everything but perhaps its expiry.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// What it says.
+    pub token: VerifiedToken,
+    /// `exp` and the leeway: from then on it is expired.
+    pub good_until: UnixTime,
+    /// From then on its key verifies nothing, if there is such a time.
+    pub key_until: Option<UnixTime>,
+}
+
+impl Verified {
+    /// Whether its time is over.
+    pub fn is_expired(&self, now: UnixTime) -> bool {
+        now >= self.good_until
+    }
+}
+
+/// Verifies a compact JWT at `now`. `issuer` gives the terms for an `iss`, or for a token without one; `steps` is
+/// told of each step passed (`&mut ()` when nobody cares). Expiry is left to the caller ([`Verified::is_expired`]), so
+/// that logout and RFC 7009 can take an expired token: everything else has been checked when this returns.
+///
+/// Costs one signature check, two JSON objects and the allocation of what they hold.
+///
+/// # Errors
+/// See [`VerifyError`]; never [`VerifyError::Expired`].
+pub fn verify<'t>(
+    text: &str,
+    token_bytes_max: usize,
+    issuer: impl FnOnce(Option<&str>) -> Option<&'t Terms>,
+    now: UnixTime,
+    steps: &mut impl Steps,
+) -> Result<Verified, VerifyError> {
+    let jws = Jws::split(text, token_bytes_max)?;
+    let (header, _) = jws.object(Part::Header, jws.header)?;
+    let (claims, json) = jws.object(Part::Claims, jws.claims)?;
+    let signature = decode_base64url(jws.signature).map_err(|_| VerifyError::Encoding(Part::Signature))?;
+    steps.passed(Step::Form, format_args!("three parts of strict base64url, two JSON objects"));
+
+    let header = Header::read(&header)?;
+    steps.passed(Step::Header, format_args!("alg {:?}, kid {:?}", header.algorithm, header.key_id));
+    let terms = issuer(claims::text(&claims, "iss")?).ok_or(VerifyError::UnknownIssuer)?;
+    steps.passed(Step::Issuer, format_args!("{:?}", terms.issuer));
+    terms.typ.admits(header.typ)?;
+    steps.passed(Step::Typ, format_args!("{:?}", header.typ));
+    let key = terms.keys.check(header.key_id, header.algorithm, now, jws.signed.as_bytes(), &signature)?;
+    steps.passed(Step::Signature, format_args!("{:?} by key {:?}", header.algorithm, key.id));
+
+    let times = Times::read(&claims)?;
+    terms.check_form(&claims)?;
+    steps.passed(Step::Claims, format_args!("well typed, nothing required is missing"));
+    claims::audience(&claims, &terms.audience)?;
+    steps.passed(Step::Audience, format_args!("{:?}", claims.get("aud")));
+    times.check(terms, now)?;
+    steps.passed(Step::Times, format_args!("{times:?}"));
+
+    let token_id = match claims::text(&claims, "jti")? {
+        Some(id) => claims::usable(id, NAME_BYTES_MAX).ok_or_else(|| VerifyError::name("jti"))?.into(),
+        None => digest_id(jws.signed),
+    };
+    let subject = claims::usable_name(&claims, &terms.claims.subject, SUBJECT_BYTES_MAX)?;
+    let session = claims::usable_name(&claims, &terms.claims.session, NAME_BYTES_MAX)?;
+    let client = claims::usable_name(&claims, &terms.claims.client, NAME_BYTES_MAX)?;
+    terms.revocable.iter().try_for_each(|name| claims::revocable(&claims, name))?;
+    steps
+        .passed(Step::Names, format_args!("token id {token_id:?}, subject {subject:?}, session {session:?}"));
+    let scopes = claims::scopes(&claims, &terms.claims.scope)?;
+    let token_type = terms.token_type(&claims, header.typ)?;
+    steps.passed(Step::TokenType, format_args!("{}", token_type.name()));
+
+    Ok(Verified {
+        good_until: times.expires_at.plus(terms.leeway),
+        key_until: key.until,
+        token: VerifiedToken {
+            issuer: Arc::clone(&terms.issuer),
+            token_id,
+            subject,
+            session,
+            client,
+            key_id: header.key_id.or(key.id).map(Into::into),
+            scopes,
+            token_type,
+            issued_at: times.issued_at,
+            expires_at: times.expires_at,
+            fresh_until: terms.fresh.until(&claims, times.issued_at, times.expires_at),
+            claims: KeptClaims::of(&json),
+        },
+    })
+}
+
+/// `exp`, `nbf`, `iat`.
+#[derive(Debug)]
+struct Times {
+    expires_at: UnixTime,
+    not_before: Option<UnixTime>,
+    issued_at: Option<UnixTime>,
+}
+
+impl Times {
+    fn read(claims: &Claims) -> Result<Self, VerifyError> {
+        Ok(Self {
+            expires_at: claims::date(claims, "exp")?
+                .ok_or_else(|| VerifyError::ClaimMissing("exp".into()))?,
+            not_before: claims::date(claims, "nbf")?,
+            issued_at: claims::date(claims, "iat")?,
+        })
+    }
+
+    fn check(&self, terms: &Terms, now: UnixTime) -> Result<(), VerifyError> {
+        let horizon = now.plus(terms.skew);
+        if self.not_before.is_some_and(|at| at > horizon) {
+            return Err(VerifyError::NotYetValid);
+        }
+        if self.issued_at.is_some_and(|at| at > horizon) {
+            return Err(VerifyError::IssuedInFuture);
+        }
+        // An entry of the blocklist is kept for as long as a token can live; one that lives longer would come back.
+        if self.expires_at.since(self.issued_at.unwrap_or(now)) > terms.lifetime_max {
+            return Err(VerifyError::LivesTooLong);
+        }
+        Ok(())
+    }
+}
+
+/// The token id of a token without `jti`. Over the signing input, not the whole text: signatures can be respelled.
+fn digest_id(signed: &str) -> Box<str> {
+    let hash = digest::digest(&digest::SHA256, signed.as_bytes());
+    format!("sha256:{}", encode_base64url(hash)).into()
+}

@@ -1,0 +1,162 @@
+//! From a target's address to a connected stream: names resolved anew for each connection, addresses tried in
+//! the manner of RFC 8305.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::uri::Authority;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// RFC 8305 §8, Connection Attempt Delay.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// Addresses tried for one connection; a name with more of them is answered by the first ones.
+const ADDRESSES_MAX: usize = 8;
+
+/// How a target is reached.
+#[derive(Debug)]
+pub(super) struct Connector {
+    at: At,
+    limit: Duration,
+}
+
+#[derive(Debug)]
+enum At {
+    Address(SocketAddr),
+    Name { host: Box<str>, port: u16 },
+}
+
+/// Why there is no connection; nothing was sent.
+#[derive(Debug, Error)]
+pub(super) enum ConnectError {
+    /// Refused, no route, no such name.
+    #[error("no connection")]
+    Failed(#[source] io::Error),
+    /// Neither connected nor refused within the limit.
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+}
+
+impl Connector {
+    /// `limit` covers resolving the name as well.
+    pub(super) fn new(authority: &Authority, limit: Duration) -> Self {
+        let host = authority.host();
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let port = authority.port_u16().unwrap_or(80);
+        let at = match bare.parse::<IpAddr>() {
+            Ok(ip) => At::Address(SocketAddr::new(ip, port)),
+            Err(_) => At::Name { host: bare.into(), port },
+        };
+        Self { at, limit }
+    }
+
+    /// A new connection, with Nagle's algorithm off.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; dropping the future abandons the attempt.
+    pub(super) async fn connect(&self) -> Result<TcpStream, ConnectError> {
+        let stream = match timeout(self.limit, self.race()).await {
+            Ok(done) => done.map_err(ConnectError::Failed)?,
+            Err(_) => return Err(ConnectError::Timeout(self.limit)),
+        };
+        stream.set_nodelay(true).map_err(ConnectError::Failed)?;
+        Ok(stream)
+    }
+
+    async fn race(&self) -> io::Result<TcpStream> {
+        match &self.at {
+            At::Address(address) => TcpStream::connect(*address).await,
+            At::Name { host, port } => {
+                let found = tokio::net::lookup_host((&**host, *port)).await?;
+                first_of(interleave(found)).await
+            }
+        }
+    }
+}
+
+/// Families in turn, beginning with the resolver's first choice (RFC 8305 §4).
+fn interleave(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for address in found {
+        match first.first() {
+            Some(SocketAddr::V4(_)) if address.is_ipv6() => second.push(address),
+            Some(SocketAddr::V6(_)) if address.is_ipv4() => second.push(address),
+            _ => first.push(address),
+        }
+    }
+    let mut order = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    loop {
+        match (first.next(), second.next()) {
+            (None, None) => break,
+            (one, other) => order.extend(one.into_iter().chain(other)),
+        }
+    }
+    order.truncate(ADDRESSES_MAX);
+    order
+}
+
+/// The first to connect wins; the next one starts when the one before failed or has been silent for a while.
+async fn first_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        match waiting.next() {
+            Some(address) => running.push(TcpStream::connect(address)),
+            None if running.is_empty() => return Err(last),
+            None => {}
+        }
+        let more = waiting.len() > 0;
+        tokio::select! {
+            biased;
+            done = running.next() => match done {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => last = error,
+                None => {}
+            },
+            () = sleep(ATTEMPT_DELAY), if more => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_need_no_resolver() {
+        for (text, expected) in
+            [("127.0.0.1:80", "127.0.0.1:80"), ("[::1]:8080", "[::1]:8080"), ("10.0.0.1", "10.0.0.1:80")]
+        {
+            let connector = Connector::new(&text.parse().unwrap(), Duration::from_secs(1));
+            assert!(matches!(connector.at, At::Address(at) if at == expected.parse().unwrap()), "{text}");
+        }
+        let connector = Connector::new(&"api.internal:81".parse().unwrap(), Duration::from_secs(1));
+        assert!(matches!(connector.at, At::Name { host, port: 81 } if &*host == "api.internal"));
+    }
+
+    #[test]
+    fn families_take_turns_after_the_resolvers_first_choice() {
+        let all = ["[::1]:1", "[::2]:1", "127.0.0.1:1", "[::3]:1"].map(|text| text.parse().unwrap());
+        let expected: Vec<SocketAddr> =
+            ["[::1]:1", "127.0.0.1:1", "[::2]:1", "[::3]:1"].map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(interleave(all.into_iter()), expected);
+    }
+
+    #[tokio::test]
+    async fn a_refusing_address_does_not_hide_a_good_one() {
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refusing = gone.local_addr().unwrap();
+        drop(gone);
+        let stream = first_of(vec![refusing, good.local_addr().unwrap()]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good.local_addr().unwrap());
+        assert!(first_of(vec![refusing]).await.is_err());
+        assert!(first_of(Vec::new()).await.is_err());
+    }
+}

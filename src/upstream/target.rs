@@ -1,0 +1,209 @@
+//! One target: its connections, its health, and one attempt to get an answer from it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::header::{HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::answer::Body;
+
+use super::connect::{ConnectError, Connector};
+use super::error::{Fault, SendError};
+use super::health::Health;
+use super::pool::Pool;
+use super::response::{self, Lease};
+use super::settings::{self, Settings};
+use super::upload::Outgoing;
+use super::wire::{Lost, Wire};
+use super::{Exchange, Served, Slot, Tunnel};
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) name: Arc<str>,
+    /// The `Host` of requests that are the gateway's own.
+    pub(super) host: HeaderValue,
+    pub(super) health: Health,
+    pub(super) pool: Pool,
+    pub(super) counts: Counts,
+    connector: Connector,
+    stream_idle_timeout: Option<Duration>,
+}
+
+/// What is counted of a target.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Requests under way, to the end of their response bodies.
+    pub(super) in_flight: AtomicUsize,
+    /// Connections open, idle or not.
+    pub(super) open: Arc<AtomicUsize>,
+    pub(super) requests: AtomicU64,
+    pub(super) connects: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) ejections: AtomicU64,
+}
+
+/// An attempt that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: SendError,
+    /// The request, where no byte of it reached the target.
+    pub(super) unsent: Option<Box<Request<Outgoing>>>,
+}
+
+/// A request under way at a target.
+#[derive(Debug)]
+pub(super) struct Ticket(Arc<Target>);
+
+impl Target {
+    /// `before` is the same target under settings that a reload replaced.
+    pub(super) fn new(target: &settings::Target, settings: &Settings, before: Option<&Self>) -> Self {
+        let passive = settings.passive_health.clone();
+        let host = HeaderValue::from_str(target.authority.as_str());
+        Self {
+            name: (&*target.url).into(),
+            host: host.expect("an authority is visible ASCII"),
+            health: Health::new(passive, settings.health.is_some(), before.map(|before| &before.health)),
+            pool: Pool::new(settings.keepalive_idle, settings.keepalive_max_idle),
+            counts: Counts::default(),
+            connector: Connector::new(&target.authority, settings.connect_timeout),
+            stream_idle_timeout: settings.stream_idle_timeout,
+        }
+    }
+
+    /// A new connection.
+    pub(super) async fn open(&self) -> Result<Wire, ConnectError> {
+        Wire::open(&self.connector, &self.counts.open).await
+    }
+
+    /// One attempt: an idle connection if there is one, else a new one. A request that an idle connection did
+    /// not take, because it was ended at that moment, goes on to a new one; one that it took and left without a
+    /// byte in return does so too if it may be repeated (RFC 9110 §9.2.2) and `retries` allows it.
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        mut request: Request<Outgoing>,
+        timeout: Option<Duration>,
+        retries: &mut u32,
+        slot: &mut Option<Slot>,
+    ) -> Result<Exchange, Failed> {
+        let ticket = Ticket::new(self);
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let upload = request.body().upload().cloned();
+        let upgrade = request.headers().contains_key(UPGRADE);
+        let mut idle = self.pool.take();
+        loop {
+            let reused = idle.is_some();
+            let (mut wire, connect) = match idle.take() {
+                Some(wire) => (wire, None),
+                None => match self.connect().await {
+                    Ok((wire, took)) => (wire, Some(took)),
+                    Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
+                },
+            };
+            let lost = match wire.send(request, timeout).await {
+                Ok(response) => {
+                    let lease = Lease::new(wire, ticket, slot.take(), upload);
+                    let served = Served { target: Arc::clone(&self.name), reused, connect };
+                    let (response, tunnel) = self.admit(response, lease, upgrade).await?;
+                    return Ok(Exchange { response, served, tunnel });
+                }
+                Err(lost) => lost,
+            };
+            match lost {
+                Lost::Unsent(again, _) if reused => request = *again,
+                Lost::Silent(Some(again), _) if reused && *retries > 0 => {
+                    *retries -= 1;
+                    request = *again;
+                }
+                lost => return Err(self.lost(lost, reused, wire.spoke())),
+            }
+        }
+    }
+
+    async fn admit(
+        self: &Arc<Self>,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        upgrade: bool,
+    ) -> Result<(Response<Body>, Option<Tunnel>), Failed> {
+        if let Err(fault) = response::check(&mut response, upgrade) {
+            return Err(self.lost(Lost::Fault(fault), false, true));
+        }
+        let idle = self.stream_idle_timeout;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (response, tunnel) = response::switch(response, lease, idle);
+            return Ok((response, Some(tunnel)));
+        }
+        Ok((response::stream(response, lease, idle).await, None))
+    }
+
+    async fn connect(&self) -> Result<(Wire, Duration), SendError> {
+        let started = Instant::now();
+        self.counts.connects.fetch_add(1, Ordering::Relaxed);
+        let target = Arc::clone(&self.name);
+        match self.open().await {
+            Ok(wire) => Ok((wire, started.elapsed())),
+            Err(error) => {
+                self.note_failure();
+                Err(match error {
+                    ConnectError::Timeout(limit) => SendError::ConnectTimeout { target, limit },
+                    ConnectError::Failed(source) => SendError::Unreachable { target, source: source.into() },
+                })
+            }
+        }
+    }
+
+    fn lost(&self, lost: Lost, reused: bool, spoke: bool) -> Failed {
+        let target = Arc::clone(&self.name);
+        let (error, unsent) = match lost {
+            Lost::Body(source) => return Failed { error: SendError::RequestBody(source), unsent: None },
+            Lost::Unsent(request, source) if spoke => {
+                (SendError::Protocol { target, fault: Fault::Unsolicited(source) }, Some(request))
+            }
+            Lost::Unsent(request, source) => {
+                (SendError::Unreachable { target, source: source.into() }, Some(request))
+            }
+            Lost::Silent(_, source) => {
+                let error = SendError::Unreachable { target, source: source.into() };
+                if reused {
+                    return Failed { error, unsent: None };
+                }
+                (error, None)
+            }
+            Lost::Timeout(limit) => (SendError::ResponseTimeout { target, limit }, None),
+            Lost::Fault(fault) => (SendError::Protocol { target, fault }, None),
+        };
+        self.note_failure();
+        Failed { error, unsent }
+    }
+
+    fn note_failure(&self) {
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        if self.health.failed(Instant::now()) {
+            self.counts.ejections.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(target = &*self.name, "target is ejected for its failures");
+        }
+    }
+}
+
+impl Ticket {
+    fn new(target: &Arc<Target>) -> Self {
+        target.counts.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(target))
+    }
+
+    /// The target that it is for.
+    pub(super) fn target(&self) -> &Target {
+        &self.0
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,18 @@
+//! The real program over real sockets, seen from outside: a module per subject, all expectations from CONTRACT.md.
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+mod auth_endpoints;
+mod bad_input;
+mod bulk;
+mod durability;
+mod events;
+mod flask_story;
+mod kit;
+mod lasting;
+mod live;
+mod operations;
+mod proxying;
+mod revocations;
+#[allow(dead_code, reason = "the fault tests use the rest of it")]
+mod support;
+mod verdicts;

@@ -1,0 +1,15 @@
+//! What every subject uses: the real program, raw clients, scripted upstreams, hand-made tokens.
+
+pub(crate) mod account;
+pub(crate) mod gateway;
+pub(crate) mod http;
+pub(crate) mod jwt;
+pub(crate) mod python;
+pub(crate) mod upstream;
+pub(crate) mod wait;
+
+pub(crate) use account::Account;
+pub(crate) use gateway::{Gateway, Setup};
+pub(crate) use http::{Answer, Call, Connection};
+pub(crate) use upstream::{Received, Reply, Upstream};
+pub(crate) use wait::{now, wait_for};
