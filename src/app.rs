@@ -78,7 +78,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     });
     control.spawn(revocation::audit::project(log.clone(), ports::trail_of(&store)));
 
-    let issuers = load_issuers(&settings, &*clock)?;
+    let issuers = Arc::new(issuer::Current::new(load_issuers(&settings, &*clock)?));
     let admin_token = AdminToken::load_or_make(&settings.admin.token_file)?;
     let endpoints = Arc::new(
         Endpoints::new(endpoint::Parts {
@@ -346,7 +346,7 @@ fn terms(settings: &Settings) -> impl Iterator<Item = (Box<str>, Duration)> {
 ///
 /// # Errors
 /// All that is wrong with their keys.
-pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Result<Arc<Issuers>> {
+pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Result<Issuers> {
     let setup = issuer::Setup {
         own: settings.auth.as_ref().map(|auth| &auth.own),
         external: &settings.issuers,
@@ -362,7 +362,7 @@ pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Re
     for notice in notices {
         tracing::warn!(%notice, "a key of an issuer cannot be used");
     }
-    Ok(Arc::new(issuers))
+    Ok(issuers)
 }
 
 fn admin_scope(settings: &Settings) -> Box<dyn Fn() -> admin::RevocationScope + Send + Sync> {

@@ -161,7 +161,8 @@ async fn append_json(
                 continue;
             }
             Understood::Token { text, revocation } => {
-                let found = token_of(&parts.gateway.setup().issuers, &text, asked.now).map_err(told)?;
+                let found =
+                    token_of(&parts.gateway.setup().issuers.load(), &text, asked.now).map_err(told)?;
                 entries.push(of_token(revocation, found));
             }
             Understood::Entry { revocation, sessions_of } => {
@@ -195,7 +196,7 @@ impl Lookup for Blocking<'_> {
     }
 
     fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {
-        token_of(&self.parts.gateway.setup().issuers, text, now)
+        token_of(&self.parts.gateway.setup().issuers.load(), text, now)
     }
 }
 

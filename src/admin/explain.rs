@@ -77,7 +77,7 @@ pub(super) async fn explain(State(parts): State<Shared>, body: Result<Bytes, Byt
 
     let text = asked.token.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim();
-    let (steps, verified) = setup.issuers.explain(text, now);
+    let (steps, verified) = setup.issuers.load().explain(text, now);
     for (step, detail) in steps {
         told.passed(step.name(), detail);
     }
@@ -151,8 +151,8 @@ async fn judge(
     told: &mut Explained,
 ) {
     let mut standing = Standing::Good;
-    if setup.issuers.asks_registry(token) {
-        match setup.issuers.standing(token, &*parts.store).await {
+    if setup.issuers.load().asks_registry(token) {
+        match setup.issuers.load_full().standing(token, &*parts.store).await {
             Ok(found) => standing = found,
             Err(_) => told.refused(Code::StoreUnavailable, "registry", "the store cannot be asked now"),
         }

@@ -143,7 +143,7 @@ pub(super) async fn stats(State(parts): State<Shared>) -> Json<Value> {
     let entries: serde_json::Map<String, Value> =
         blocklist.counts().each().into_iter().map(|(kind, n)| (kind.to_owned(), n.into())).collect();
     let setup = parts.gateway.setup();
-    let issuers = &setup.issuers;
+    let issuers = setup.issuers.load();
     Json(json!({
         "entries": entries,
         "memory_bytes": blocklist.memory_bytes(),

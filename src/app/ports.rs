@@ -13,7 +13,7 @@ use crate::answer::{Body, Problem};
 use crate::clock::{Clock, UnixTime};
 use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unverified};
 use crate::gateway::Gateway;
-use crate::issuer::{self, Issuers, KnownToken};
+use crate::issuer::{self, KnownToken};
 use crate::revocation::{self, Kind, Revocation, Selector, TokenKeys};
 use crate::route::Peer;
 use crate::server::{Drain, Handler, HeadFacts};
@@ -62,10 +62,10 @@ pub(super) fn registry_of(store: &Arc<dyn Store>) -> Arc<dyn Registry> {
 }
 
 /// The issuers, as the endpoints see them.
-pub(super) struct Tokens(Arc<Issuers>);
+pub(super) struct Tokens(Arc<issuer::Current>);
 
 impl Tokens {
-    pub(super) fn new(issuers: Arc<Issuers>) -> Self {
+    pub(super) fn new(issuers: Arc<issuer::Current>) -> Self {
         Self(issuers)
     }
 }
@@ -81,7 +81,7 @@ fn verified(known: Result<Arc<KnownToken>, VerifyError>) -> Result<Arc<VerifiedT
 
 impl endpoint::Tokens for Tokens {
     fn verify_own(&self, text: &str, now: UnixTime) -> Result<Arc<VerifiedToken>, Unverified> {
-        verified(self.0.verify_own(text, now))
+        verified(self.0.load().verify_own(text, now))
     }
 
     fn verify_own_tolerating_expiry(
@@ -89,7 +89,7 @@ impl endpoint::Tokens for Tokens {
         text: &str,
         now: UnixTime,
     ) -> Result<Arc<VerifiedToken>, Unverified> {
-        verified(self.0.verify_own_tolerating_expiry(text, now))
+        verified(self.0.load().verify_own_tolerating_expiry(text, now))
     }
 
     fn verify<'a>(
@@ -97,7 +97,7 @@ impl endpoint::Tokens for Tokens {
         text: &'a str,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
-        Box::pin(std::future::ready(verified(self.0.verify(text, now))))
+        Box::pin(std::future::ready(verified(self.0.load().verify(text, now))))
     }
 
     fn verify_for_revoking<'a>(
@@ -105,7 +105,7 @@ impl endpoint::Tokens for Tokens {
         text: &'a str,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
-        let known = self.0.verify_at_any_time(text, now);
+        let known = self.0.load().verify_at_any_time(text, now);
         let known = known.and_then(|known| match known.is_expired(now) {
             true => Err(VerifyError::Expired),
             false => Ok(known),
@@ -114,11 +114,12 @@ impl endpoint::Tokens for Tokens {
     }
 
     fn lifetime_max(&self, issuer: &str) -> Duration {
-        self.0.lifetime_max(issuer).unwrap_or_default()
+        self.0.load().lifetime_max(issuer).unwrap_or_default()
     }
 
     fn issue(&self, grant: &endpoint::Grant<'_>) -> Result<Issued, SigningFailed> {
-        let own = self.0.own().ok_or(SigningFailed)?;
+        let issuers = self.0.load();
+        let own = issuers.own().ok_or(SigningFailed)?;
         let scopes: Vec<Box<str>> = grant.scope.split_ascii_whitespace().map(Into::into).collect();
         let granted = issuer::Grant {
             subject: grant.subject,
@@ -140,7 +141,7 @@ impl endpoint::Tokens for Tokens {
     }
 
     fn jwks(&self) -> Bytes {
-        self.0.jwks_json().cloned().unwrap_or_else(|| Bytes::from_static(b"{\"keys\":[]}"))
+        self.0.load().jwks_json().cloned().unwrap_or_else(|| Bytes::from_static(b"{\"keys\":[]}"))
     }
 }
 
@@ -193,12 +194,13 @@ impl endpoint::Revocations for Revocations {
 pub(super) fn sample(
     metrics: &Metrics,
     log: &revocation::Handle,
-    issuers: &Arc<Issuers>,
+    issuers: &Arc<issuer::Current>,
     drain: &Drain,
     clock: &Arc<dyn Clock>,
 ) {
     let (log, issuers, drain, clock) = (log.clone(), issuers.clone(), drain.clone(), clock.clone());
     metrics.sample(Box::new(move || {
+        let issuers = issuers.load();
         let mut samples = Vec::new();
         for (kind, count) in log.blocklist().counts().each() {
             samples.push(Sample {

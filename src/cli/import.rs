@@ -158,7 +158,7 @@ fn counted(error: anyhow::Error, before: u64) -> anyhow::Error {
 struct Local<'a> {
     offline: &'a Offline,
     settings: &'a Settings,
-    issuers: OnceLock<Result<Arc<Issuers>, String>>,
+    issuers: OnceLock<Result<Issuers, String>>,
 }
 
 impl Lookup for Local<'_> {

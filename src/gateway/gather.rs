@@ -30,7 +30,7 @@ pub(super) async fn evidence(
         }
         Err(error) => return Evidence::Unusable(Problem::new(Code::TokenInvalid, error.to_string())),
     };
-    let known = match setup.issuers.verify(text, now) {
+    let known = match setup.issuers.load().verify(text, now) {
         Ok(known) => known,
         Err(error) => return Evidence::Unusable(unverified(&error)),
     };
@@ -56,10 +56,10 @@ async fn standing(
         TokenType::Access => route.auth != Requirement::Refresh,
     };
     // A token of the wrong type is refused whatever the store says.
-    if !of_its_type || !setup.issuers.asks_registry(&known.token) {
+    if !of_its_type || !setup.issuers.load().asks_registry(&known.token) {
         return Ok(Standing::Good);
     }
-    setup.issuers.standing(&known.token, registry).await.map_err(|error| {
+    setup.issuers.load_full().standing(&known.token, registry).await.map_err(|error| {
         tracing::warn!(%error, "the store did not say whether a token is on record");
         Problem::new(Code::StoreUnavailable, "whether the token is on record cannot be told now")
     })

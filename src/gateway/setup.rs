@@ -12,7 +12,7 @@ use crate::access::Permit;
 use crate::answer::Body;
 use crate::endpoint::Endpoints;
 use crate::forward::{Forwarding, Identity, Inbound, Outbound, RequestId};
-use crate::issuer::Issuers;
+use crate::issuer;
 use crate::route::settings::{Limits, Route};
 use crate::route::{Head, Match, Peer, Table};
 use crate::telemetry::{AccessLog, Metrics, RouteMetrics};
@@ -29,7 +29,7 @@ pub struct Setup {
     /// The routes, searchable.
     pub routes: Table,
     /// Who may have issued a token.
-    pub issuers: Arc<Issuers>,
+    pub issuers: Arc<issuer::Current>,
     /// Connections out.
     pub upstreams: Arc<Upstreams>,
     /// Requests that we answer ourselves.
@@ -57,7 +57,7 @@ pub struct Parts {
     /// Whom we believe, and what never passes.
     pub forward: crate::forward::settings::Settings,
     /// Who may have issued a token.
-    pub issuers: Arc<Issuers>,
+    pub issuers: Arc<issuer::Current>,
     /// Connections out.
     pub upstreams: Arc<Upstreams>,
     /// Requests that we answer ourselves.

@@ -5,6 +5,7 @@
 //! the store is asked in [`Issuers::standing`] alone, through a trait. It refuses to know what is revoked and what a
 //! route asks for.
 
+mod current;
 mod external;
 mod key_file;
 mod keyring;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use current::Current;
 pub use external::{ExternalError, external_keys};
 pub use key_file::{KeptKey, KeyringError};
 pub use keyring::Keyring;
