@@ -119,7 +119,7 @@ fn place(setup: &Setup, asked: &Asked, told: &mut Explained) -> Result<Place, Re
     *request.method_mut() = method;
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| invalid("path"))?;
     request.headers_mut().insert(http::header::HOST, host.map_err(|_| invalid("host"))?);
-    let peer = Peer { address: None, local: None, secure: false };
+    let peer = Peer::default();
     let refused = |problem: &Problem, told: &mut Explained| {
         told.refused(problem.code(), "route", problem.detail().to_owned());
         Place::Refused

@@ -21,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::header::AUTHORIZATION;
-use hyper::body::Incoming;
 use tower::ServiceExt;
 
 pub use token::{AdminToken, TokenError};
@@ -118,7 +117,7 @@ impl Admin {
         &self,
         peer: Peer,
         refused: Option<Problem>,
-        request: http::Request<Incoming>,
+        request: http::Request<Body>,
     ) -> http::Response<Body> {
         if let Some(problem) = refused {
             return Refused(problem).into_response().map(Body::boxed);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use crate::admin::Admin;
 use crate::answer::{Body, Problem};
@@ -30,7 +29,7 @@ impl Handler for GatewayHandler {
         &self,
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> Response<Body> {
         self.0.serve(peer, verdict.map(|_| ()), request).await
     }
@@ -45,7 +44,7 @@ impl Handler for AdminHandler {
         &self,
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> Response<Body> {
         self.0.serve(peer, verdict.err(), request).await
     }

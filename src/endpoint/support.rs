@@ -327,7 +327,7 @@ impl World {
 
     /// Sends a request as it is.
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Answered {
-        let peer = Peer { address: Some(self.address), local: None, secure: true };
+        let peer = Peer { address: Some(self.address), local: None, secure: true, tls: None };
         let response = self.endpoints.serve(peer, "r-1", request).await;
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -25,7 +25,7 @@ pub(super) fn is_claim(folded: &str) -> bool {
 }
 
 /// The peer's address is in one of the trusted networks.
-pub(super) fn is_trusted(trusted: &[IpNet], peer: Peer) -> bool {
+pub(super) fn is_trusted(trusted: &[IpNet], peer: &Peer) -> bool {
     peer.address.is_some_and(|address| holds(trusted, address.ip().to_canonical()))
 }
 
@@ -34,7 +34,7 @@ pub(super) fn is_trusted(trusted: &[IpNet], peer: Peer) -> bool {
 ///
 /// `X-Forwarded-For` is read before `Forwarded`: most proxies write the first, and those hand a `Forwarded` that
 /// their client made up on as it is.
-pub(super) fn client_address(trusted: &[IpNet], peer: Peer, headers: &HeaderMap) -> Option<IpAddr> {
+pub(super) fn client_address(trusted: &[IpNet], peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
     let peer_address = peer.address?.ip().to_canonical();
     if !is_trusted(trusted, peer) {
         return Some(peer_address);
@@ -141,12 +141,12 @@ mod tests {
     fn check(peer: &str, fields: &[(&'static str, &str)], expected: &str) {
         let trusted: Vec<IpNet> =
             ["10.0.0.0/8", "fd00::/8"].iter().map(|network| network.parse().unwrap()).collect();
-        let peer = Peer { address: Some(peer.parse().unwrap()), local: None, secure: false };
+        let peer = Peer { address: Some(peer.parse().unwrap()), local: None, secure: false, tls: None };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let address = client_address(&trusted, peer, &headers).unwrap();
+        let address = client_address(&trusted, &peer, &headers).unwrap();
         assert_eq!(address.to_string(), expected, "for {fields:?}");
     }
 
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_unix_socket_has_no_address_and_no_trust() {
-        let peer = Peer { address: None, local: None, secure: false };
-        assert_eq!(client_address(&["0.0.0.0/0".parse().unwrap()], peer, &HeaderMap::new()), None);
+        let peer = Peer::default();
+        assert_eq!(client_address(&["0.0.0.0/0".parse().unwrap()], &peer, &HeaderMap::new()), None);
     }
 }

@@ -46,7 +46,7 @@ impl Forwarding {
 
     /// The address of the client behind any trusted proxies, for logs and rate limits; `None` on a Unix socket.
     /// `headers` as received.
-    pub fn client_address(&self, peer: Peer, headers: &HeaderMap) -> Option<IpAddr> {
+    pub fn client_address(&self, peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
         forwarded::client_address(&self.trusted_proxies, peer, headers)
     }
 
@@ -69,7 +69,7 @@ impl Forwarding {
         });
     }
 
-    pub(super) fn trusts(&self, peer: Peer) -> bool {
+    pub(super) fn trusts(&self, peer: &Peer) -> bool {
         forwarded::is_trusted(&self.trusted_proxies, peer)
     }
 

@@ -20,7 +20,6 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 
 pub use control::{AT_ONCE, ControlPlane};
 pub use live::Live;
@@ -85,13 +84,13 @@ impl Gateway {
         &self,
         peer: Peer,
         verdict: Result<(), Problem>,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> Response<Body> {
         let gateway = &*self.0;
         let setup = gateway.setup.load_full();
         let now = gateway.clock.now();
         let id = setup.forwarding.request_id(request.headers(), now);
-        let mut story = Story::begin(&setup, peer, &request, verdict.is_ok(), &id, now, Instant::now());
+        let mut story = Story::begin(&setup, &peer, &request, verdict.is_ok(), &id, now, Instant::now());
         let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request).await;
         let response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
         story.told(response, &setup, &gateway.metrics, &id)
@@ -106,11 +105,11 @@ impl Inner {
         id: &RequestId,
         peer: Peer,
         verdict: Result<(), Problem>,
-        mut request: Request<Incoming>,
+        mut request: Request<Body>,
     ) -> Result<Response<Body>, Stop> {
         verdict?; // 400 405 408 414 431, judged on the raw bytes
         let now = story.at;
-        let head = Head::admit(&request, peer, &setup.limits)?; // the same, on what the parser made of them
+        let head = Head::admit(&request, peer.clone(), &setup.limits)?; // the same, on what the parser made of them
         story.admitted(&head);
 
         if setup.endpoints.matches(head.path(), head.host()) {

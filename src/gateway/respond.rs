@@ -1,7 +1,6 @@
 //! [`Stop`] to a response, and the limits on request bodies.
 
 use http::Response;
-use hyper::body::Incoming;
 
 use super::body::{Limited, TooLarge};
 use super::setup::Setup;
@@ -77,12 +76,12 @@ pub(super) fn within_limit(head: &Head, route: &Route) -> Result<(), Problem> {
 }
 
 /// The request body, counted where its length was not said.
-pub(super) fn limited(body: Incoming, head: &Head, route: &Route) -> Body {
+pub(super) fn limited(body: Body, head: &Head, route: &Route) -> Body {
     match route.max_body {
         Some(limit) if head.content_length().is_none() && !http_body::Body::is_end_stream(&body) => {
             Body::boxed(Limited::new(body, limit))
         }
-        _ => Body::incoming(body),
+        _ => body,
     }
 }
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Request, Uri};
-use hyper::body::Incoming;
 
 use super::settings::Settings;
 use crate::access::Permit;
@@ -103,9 +102,9 @@ impl Setup {
         peer: Peer,
         id: &RequestId,
         head: &Head,
-        mut request: Request<Incoming>,
+        mut request: Request<Body>,
     ) -> impl Future<Output = http::Response<Body>> + Send + use<> {
-        let client = self.forwarding.client_address(peer, request.headers());
+        let client = self.forwarding.client_address(&peer, request.headers());
         let port = peer.address.map_or(0, |address| address.port());
         let peer = Peer { address: client.map(|ip| SocketAddr::new(ip, port)), ..peer };
         *request.uri_mut() = normal_uri(head);

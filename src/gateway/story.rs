@@ -50,7 +50,7 @@ impl Story {
     /// of the client's request but its method.
     pub(super) fn begin<B>(
         setup: &Setup,
-        peer: Peer,
+        peer: &Peer,
         request: &Request<B>,
         whole: bool,
         id: &RequestId,

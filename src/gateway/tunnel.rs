@@ -14,7 +14,6 @@ use std::time::Duration;
 use futures_util::future::try_join;
 use http::Request;
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::frames::{self, Frames};
 use super::live::Cause;
 use super::story::Ending;
+use crate::answer::Body;
 use crate::route::Head;
 use crate::upstream::{self, Exchange};
 
@@ -48,7 +48,7 @@ pub(super) struct Tunnel {
 
 /// The client's connection, when its request asks for a WebSocket. One with a body is served without the upgrade, as
 /// are all other upgrades.
-pub(super) fn asked_for(head: &Head, request: &mut Request<Incoming>) -> Option<OnUpgrade> {
+pub(super) fn asked_for(head: &Head, request: &mut Request<Body>) -> Option<OnUpgrade> {
     let wanted = head.wants_websocket() && request.body().is_end_stream();
     wanted.then(|| hyper::upgrade::on(request))
 }

@@ -4,7 +4,7 @@ use super::Peer;
 use super::settings::{HeaderEdits, HostPattern, IdentityHeaders, Limits, PathPattern, Requirement, Route};
 
 /// Someone on a Unix socket.
-pub(crate) const PEER: Peer = Peer { address: None, local: None, secure: false };
+pub(crate) const PEER: Peer = Peer { address: None, local: None, secure: false, tls: None };
 
 /// Room for any test.
 pub(crate) const LIMITS: Limits = Limits {

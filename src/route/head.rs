@@ -135,8 +135,8 @@ impl Head {
     }
 
     /// The other end of the connection.
-    pub const fn peer(&self) -> Peer {
-        self.peer
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
     }
 }
 

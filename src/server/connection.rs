@@ -48,7 +48,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
         &self,
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
@@ -207,7 +207,8 @@ impl<H: Handler> Service<H> {
             Some(verdict) => verdict.map_err(Fault::problem),
             None => Err(Problem::new(Code::Internal, "the request cannot be served").closing()),
         };
-        let mut response = self.site.handler.handle(self.peer, verdict, request).await;
+        let request = request.map(Body::incoming);
+        let mut response = self.site.handler.handle(self.peer.clone(), verdict, request).await;
         if let Some(cut) = response.extensions_mut().remove() {
             self.link.watch(cut);
         }

@@ -105,7 +105,7 @@ impl Accept for Tcp {
         } else {
             self.local
         };
-        Ok((stream, Peer { address: Some(address), local: Some(local), secure: false }))
+        Ok((stream, Peer { address: Some(address), local: Some(local), secure: false, tls: None }))
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
             &self,
             _: Peer,
             _: Result<HeadFacts, Problem>,
-            _: http::Request<hyper::body::Incoming>,
+            _: http::Request<Body>,
         ) -> http::Response<Body> {
             http::Response::new(Body::empty())
         }

@@ -101,7 +101,7 @@ async fn a_body_of_unknown_length_is_bounded_too() {
         (0..100).map(|_| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(vec![b'a'; 1000]))));
     let body = http_body_util::StreamBody::new(futures_util::stream::iter(chunks));
     let request = Request::builder().method("POST").uri("/auth/signin").body(body).unwrap();
-    let peer = crate::route::Peer { address: None, local: None, secure: false };
+    let peer = crate::route::Peer::default();
     assert_eq!(world.endpoints.serve(peer, "r", request).await.status(), 413);
 }
 

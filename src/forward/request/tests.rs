@@ -63,7 +63,7 @@ impl Case {
             ..fixtures::route()
         };
         let forwarding = Forwarding::new(&settings, &limits, [&self.route, &elsewhere]);
-        let peer = Peer { address: Some(self.peer.parse().unwrap()), local: None, secure: true };
+        let peer = Peer { address: Some(self.peer.parse().unwrap()), local: None, secure: true, tls: None };
         let head = Head::admit(&request, peer, &limits).unwrap();
         let request_id = forwarding.request_id(request.headers(), UnixTime::from_secs(1));
         let identity = Identity {

@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::settings::Listen;
 use super::{Drain, Handler, HeadFacts, HeadLimits, Listener, LiveRules, Rules, serve};
-use crate::answer::{Body, Code, Context, Problem};
+use crate::answer::{Body, BoxError, Code, Context, Problem};
 use crate::route::Peer;
 
 /// Longer than anything a test waits for.
@@ -44,7 +43,7 @@ impl Handler for Echo {
         &self,
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
-        request: Request<Incoming>,
+        request: Request<Body>,
     ) -> Response<Body> {
         assert!(peer.address.is_some() && peer.local.is_some() && !peer.secure);
         let head = request.method() == http::Method::HEAD;
@@ -73,7 +72,7 @@ fn document(problem: Problem, head: bool) -> Response<Body> {
 }
 
 impl Echo {
-    async fn echo(&self, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    async fn echo(&self, request: Request<Body>) -> Result<Response<Body>, Problem> {
         let line = format!("{} {}", request.method(), request.uri());
         match request.uri().path() {
             "/early" => {
@@ -109,8 +108,8 @@ impl Echo {
 }
 
 /// As the gateway maps it.
-fn body_problem(error: hyper::Error) -> Problem {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+fn body_problem(error: BoxError) -> Problem {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
     while let Some(error) = source {
         match error.downcast_ref::<io::Error>().map(io::Error::kind) {
             Some(io::ErrorKind::TimedOut) => {
