@@ -59,7 +59,7 @@ impl Endpoints {
         let prepared = self.prepare_login(call, &user)?;
         match self.parts.store.create_user(user.clone(), key.into(), Some(prepared.login.clone())).await? {
             Created::Done => Ok(prepared.answer(StatusCode::CREATED, auth, &user)),
-            Created::EmailTaken => Err(taken()),
+            Created::EmailTaken | Created::IdTaken => Err(taken()),
         }
     }
 

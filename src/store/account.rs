@@ -132,6 +132,8 @@ pub enum Created {
     Done,
     /// Somebody has that email; nothing was written.
     EmailTaken,
+    /// Somebody has that id; nothing was written.
+    IdTaken,
 }
 
 /// What became of a new session.
@@ -212,6 +214,20 @@ pub trait Accounts: Send + Sync {
 
     /// The account with this id.
     fn user<'a>(&'a self, id: &'a str) -> Answer<'a, Option<User>>;
+
+    /// Accounts by the spelling by which emails are compared, in byte order, those behind `after` (such a spelling), at
+    /// most `limit`.
+    fn users<'a>(&'a self, after: &'a str, limit: usize) -> Answer<'a, Vec<User>>;
+
+    /// The hash of the account whose id is the first at or behind this one in byte order, else of the first of all;
+    /// `None` where there are no accounts. Drawing ids at random draws hashes as they are mixed in the store.
+    fn hash_near<'a>(&'a self, id: &'a str) -> Answer<'a, Option<PasswordHash>>;
+
+    /// Lets an account sign in and refresh, or not; whether there is one.
+    fn set_disabled<'a>(&'a self, id: &'a str, disabled: bool) -> Answer<'a, bool>;
+
+    /// Forgets an account with its sessions and tokens; whether there was one. What was revoked is in the log.
+    fn delete_user<'a>(&'a self, id: &'a str) -> Answer<'a, bool>;
 
     /// Begins a session, provided that the account is enabled and still has the hash that was just checked.
     fn start_session(&self, login: Login, checked: PasswordHash) -> Answer<'_, Started>;

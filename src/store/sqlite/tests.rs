@@ -125,11 +125,10 @@ async fn a_failing_piece_of_work_takes_nobody_of_its_batch_with_it() {
     let tasks: Vec<_> = (0..100)
         .map(|n| {
             let store = store.clone();
-            // Every third one repeats an id that another one has.
-            let id = if n % 3 == 0 { "same".to_owned() } else { n.to_string() };
-            tokio::spawn(async move {
-                store.create_user(user(&id, &n.to_string()), n.to_string().into(), None).await
-            })
+            // Every third one brings tokens with ids that another one has.
+            let login = (n % 3 == 0).then(login);
+            let id = n.to_string();
+            tokio::spawn(async move { store.create_user(user(&id, &id), id.clone().into(), login).await })
         })
         .collect();
     let mut made = 0;
@@ -390,4 +389,45 @@ fn its_files_are_for_nobody_else() {
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
     }
     drop(store);
+}
+
+#[tokio::test]
+async fn accounts_are_listed_by_email_and_drawn_by_id() {
+    let (_dir, store) = fresh();
+    assert_eq!(store.hash_near("5").await.unwrap(), None);
+    for (id, email) in [("3", "b@x.de"), ("7", "a@x.de"), ("9", "c@x.de")] {
+        let user = User { password_hash: PasswordHash(format!("${id}").into()), ..user(id, email) };
+        assert_eq!(store.create_user(user, email.into(), None).await.unwrap(), Created::Done);
+    }
+    let taken = store.create_user(user("3", "d@x.de"), "d@x.de".into(), None).await.unwrap();
+    assert_eq!(taken, Created::IdTaken);
+    let list = |after: &'static str, limit| {
+        let users = store.users(after, limit);
+        async move { users.await.unwrap().iter().map(|user| user.id.to_string()).collect::<Vec<_>>() }
+    };
+    assert_eq!(list("", 2).await, ["7", "3"]);
+    assert_eq!(list("b@x.de", 2).await, ["9"]);
+    for (id, near) in [("", "$3"), ("3", "$3"), ("4", "$7"), ("a", "$3")] {
+        assert_eq!(store.hash_near(id).await.unwrap(), Some(PasswordHash(near.into())), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_disabled_account_begins_no_session_and_a_deleted_one_leaves_nothing() {
+    let (_dir, store) = fresh();
+    store.create_user(user("u", "a@x.de"), "a@x.de".into(), Some(login())).await.unwrap();
+    assert!(store.set_disabled("u", true).await.unwrap());
+    let mut second = login();
+    second.session.id = "s2".into();
+    second.tokens.clear();
+    let hash = PasswordHash("$hash".into());
+    let started = store.start_session(second.clone(), hash.clone()).await.unwrap();
+    assert_eq!(started, Started::CredentialsChanged);
+    assert!(store.set_disabled("u", false).await.unwrap());
+    assert_eq!(store.start_session(second, hash).await.unwrap(), Started::Done);
+    assert!(store.delete_user("u").await.unwrap());
+    assert_eq!(store.user("u").await.unwrap(), None);
+    assert_eq!(store.session("s").await.unwrap(), None);
+    assert_eq!(store.token("r0").await.unwrap(), None);
+    assert!(!store.delete_user("u").await.unwrap() && !store.set_disabled("u", true).await.unwrap());
 }

@@ -107,6 +107,26 @@ impl Accounts for Sqlite {
         self.read(move |connection| users::by_id(connection, &id))
     }
 
+    fn users<'a>(&'a self, after: &'a str, limit: usize) -> Answer<'a, Vec<User>> {
+        let after = after.to_owned();
+        self.read(move |connection| users::list(connection, &after, limit))
+    }
+
+    fn hash_near<'a>(&'a self, id: &'a str) -> Answer<'a, Option<PasswordHash>> {
+        let id = id.to_owned();
+        self.read(move |connection| users::hash_near(connection, &id))
+    }
+
+    fn set_disabled<'a>(&'a self, id: &'a str, disabled: bool) -> Answer<'a, bool> {
+        let id = id.to_owned();
+        self.write(move |connection| users::set_disabled(connection, &id, disabled))
+    }
+
+    fn delete_user<'a>(&'a self, id: &'a str) -> Answer<'a, bool> {
+        let id = id.to_owned();
+        self.write(move |connection| users::delete(connection, &id))
+    }
+
     fn start_session(&self, login: Login, checked: PasswordHash) -> Answer<'_, Started> {
         self.write(move |connection| users::start_session(connection, &login, &checked))
     }

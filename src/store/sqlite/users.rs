@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{malformed, millis, sessions, time, tokens};
+use super::{integer, malformed, millis, sessions, time, tokens};
 use crate::store::{Created, Login, PasswordHash, Started, User};
 
 const COLUMNS: &str = "id, email, username, password_hash, fields, scope, created, disabled";
@@ -18,7 +18,7 @@ pub(super) fn create(
         .prepare_cached(
             "INSERT INTO users (id, email_key, email, username, password_hash, fields, scope, created, disabled)
              VALUES (:id, :email_key, :email, :username, :hash, :fields, :scope, :created, :disabled)
-             ON CONFLICT (email_key) DO NOTHING",
+             ON CONFLICT DO NOTHING",
         )?
         .execute(named_params! {
             ":id": user.id,
@@ -32,7 +32,8 @@ pub(super) fn create(
             ":disabled": user.disabled,
         })?;
     if made == 0 {
-        return Ok(Created::EmailTaken);
+        let taken = by_email(connection, email_key)?.is_some();
+        return Ok(if taken { Created::EmailTaken } else { Created::IdTaken });
     }
     if let Some(login) = login {
         insert_login(connection, login)?;
@@ -74,6 +75,45 @@ pub(super) fn by_id(connection: &Connection, id: &str) -> rusqlite::Result<Optio
         .prepare_cached(&format!("SELECT {COLUMNS} FROM users WHERE id = ?1"))?
         .query_row(params![id], read)
         .optional()
+}
+
+pub(super) fn list(connection: &Connection, after: &str, limit: usize) -> rusqlite::Result<Vec<User>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM users WHERE email_key > ?1 ORDER BY email_key LIMIT ?2"
+        ))?
+        .query_map(params![after, integer(limit)], read)?
+        .collect()
+}
+
+pub(super) fn hash_near(connection: &Connection, id: &str) -> rusqlite::Result<Option<PasswordHash>> {
+    let first_from = |id: &str| {
+        connection
+            .prepare_cached("SELECT password_hash FROM users WHERE id >= ?1 ORDER BY id LIMIT 1")?
+            .query_row(params![id], |row| row.get(0).map(PasswordHash))
+            .optional()
+    };
+    match first_from(id)? {
+        Some(hash) => Ok(Some(hash)),
+        None => first_from(""),
+    }
+}
+
+pub(super) fn set_disabled(connection: &Connection, id: &str, disabled: bool) -> rusqlite::Result<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE users SET disabled = ?2 WHERE id = ?1")?
+        .execute(params![id, disabled])?;
+    Ok(changed == 1)
+}
+
+pub(super) fn delete(connection: &Connection, id: &str) -> rusqlite::Result<bool> {
+    let forget = |sql| connection.prepare_cached(sql)?.execute(params![id]);
+    if forget("DELETE FROM users WHERE id = ?1")? == 0 {
+        return Ok(false);
+    }
+    forget("DELETE FROM tokens WHERE subject = ?1")?;
+    forget("DELETE FROM sessions WHERE subject = ?1")?;
+    Ok(true)
 }
 
 pub(super) fn set_password(
