@@ -18,7 +18,7 @@ use crate::route::Peer;
 use crate::server::{Drain, Handler, HeadFacts};
 use crate::store::{Registry, Store, Trail};
 use crate::telemetry::{Metrics, Sample};
-use crate::token::{TokenType, VerifiedToken, VerifyError};
+use crate::token::{Claims, TokenType, VerifiedToken, VerifyError};
 
 /// Clients' connections end in the gateway.
 #[derive(Clone)]
@@ -122,8 +122,8 @@ impl endpoint::Tokens for Tokens {
         let scopes: Vec<Box<str>> = grant.scope.split_ascii_whitespace().map(Into::into).collect();
         let granted = issuer::Grant {
             subject: grant.subject,
-            session: Some(grant.session),
-            client: None,
+            session: grant.session,
+            client: grant.client,
             token_id: grant.token_id,
             issued_at: grant.issued_at,
             expires_at: grant.expires_at,
@@ -137,6 +137,18 @@ impl endpoint::Tokens for Tokens {
         };
         let text = text.map_err(|_| SigningFailed)?;
         Ok(Issued { text, key_id: Some(own.keyring().signing_key().id().into()) })
+    }
+
+    fn sign_introspection(
+        &self,
+        audience: &str,
+        view: &Claims,
+        now: UnixTime,
+    ) -> Result<Option<String>, SigningFailed> {
+        match self.0.load().own() {
+            Some(own) => own.sign_introspection(audience, view, now).map_err(|_| SigningFailed),
+            None => Ok(None),
+        }
     }
 
     fn jwks(&self) -> Bytes {

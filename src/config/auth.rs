@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::{Table, Text, Value, boxed};
 use super::suggest::quote;
 use super::{check, files, json, server};
-use crate::endpoint::settings::{Client, Lockout, OnReuse, Password, Settings};
+use crate::endpoint::settings::{Client, ClientKey, Credential, Lockout, OnReuse, Password, Settings};
 use crate::issuer::settings::Own;
 use crate::token::{Algorithm, Claims};
 
@@ -343,16 +343,24 @@ fn client<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Client {
     }
     let (secret_file, key_file) = (t.get("secret_file"), t.get("public_key_file"));
     let secret = secret_file.filled().and_then(|text| files::secret(&text));
-    if let Some(key) = key_file.filled() {
-        t.cx.needs("private_key_jwt", key_file.key_at(), "public_key_file of a client");
-        files::public_key(&key);
-    }
+    let key = key_file.filled().and_then(|text| {
+        let (_, pem) = files::public_key(&text)?;
+        let key = ClientKey::from_pem(pem);
+        if let Err(why) = &key {
+            text.fail(format!("{} {} {why}", text.label, text.quoted()), None);
+        }
+        key.ok()
+    });
     if secret_file.is_given() && key_file.is_given() {
         let hint = "leave one of them out".to_owned();
         t.cx.fail(key_file.key_at(), format!("{} has both secret_file and public_key_file", t.label), hint);
     } else if !secret_file.is_given() && !key_file.is_given() {
-        let hint = "add secret_file = \"secrets/NAME\"".to_owned();
-        t.cx.fail_absent(t.at.as_ref(), format!("{} has no secret_file", t.label), hint);
+        let hint = "add secret_file = \"secrets/NAME\", or public_key_file for private_key_jwt".to_owned();
+        t.cx.fail_absent(
+            t.at.as_ref(),
+            format!("{} has neither secret_file nor public_key_file", t.label),
+            hint,
+        );
     }
     let may_value = t.get("may");
     let (mut introspect, mut revoke, mut token) = (!may_value.is_given(), false, false);
@@ -363,10 +371,7 @@ fn client<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Client {
         match text.choose(&[("introspect", 0), ("revoke", 1), ("token", 2)]) {
             Some(0) => introspect = true,
             Some(1) => revoke = true,
-            Some(_) => {
-                t.cx.needs("client_credentials", Some(&text.at), "may = \"token\"");
-                token = true;
-            }
+            Some(_) => token = true,
             None => {}
         }
     }
@@ -374,7 +379,10 @@ fn client<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Client {
     t.finish();
     Client {
         id: id.map_or_else(Box::default, |id| id.boxed()),
-        secret: secret.unwrap_or_default(),
+        credential: match key {
+            Some(key) => Credential::Key(key),
+            None => Credential::Secret(secret.unwrap_or_default()),
+        },
         introspect,
         revoke,
         token,

@@ -17,8 +17,6 @@ const PENDING: &[(&str, Option<&str>)] = &[
     ("cookies", Some("for now, token_transport can only be [\"header\"]")),
     ("fetched_keys", Some("for now, save the issuer's keys to a file and name it in jwks_file")),
     ("introspection", None),
-    ("private_key_jwt", Some("for now, clients authenticate with a secret_file")),
-    ("client_credentials", Some("for now, a client may only \"introspect\" and \"revoke\"")),
     ("cluster", None),
     ("postgres_store", Some("for now, write url = \"sqlite:state/portcullis.db\"")),
     ("rate_limit", None),

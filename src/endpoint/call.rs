@@ -1,6 +1,6 @@
 //! A request as the endpoints see it: complete, bounded, owned.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, USER_AGENT};
@@ -32,6 +32,8 @@ pub(super) struct Call {
     pub(super) now: UnixTime,
     /// The client's address.
     pub(super) ip: Option<IpAddr>,
+    /// The address that the client connected to.
+    pub(super) local: Option<SocketAddr>,
     uri: Uri,
     secure: bool,
 }
@@ -65,6 +67,7 @@ impl Call {
             body: body.to_bytes(),
             now,
             ip: peer.address.map(|address| address.ip().to_canonical()),
+            local: peer.local,
             uri: head.uri,
             secure: peer.secure,
         })
@@ -133,13 +136,22 @@ impl Call {
         Ok(Page { before, limit })
     }
 
+    /// The path, normalised.
+    pub(super) fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The host that the client asked for, with its port.
+    pub(super) fn authority(&self) -> Option<&str> {
+        match self.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => self.headers.get(HOST)?.to_str().ok(),
+        }
+    }
+
     /// Where the client believes to be: `https://host:port`.
     pub(super) fn base(&self) -> Option<String> {
-        let authority = match self.uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => self.headers.get(HOST)?.to_str().ok()?,
-        };
-        Some(format!("{}://{authority}", if self.secure { "https" } else { "http" }))
+        Some(format!("{}://{}", if self.secure { "https" } else { "http" }, self.authority()?))
     }
 }
 

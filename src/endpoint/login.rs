@@ -100,7 +100,8 @@ impl Endpoints {
                 token_type: TokenType::Access,
                 token_id: &token_id,
                 subject: holder.subject,
-                session: holder.session,
+                session: Some(holder.session),
+                client: None,
                 issued_at: UnixTime::from_secs(now.secs()),
                 expires_at,
                 fresh,
@@ -142,7 +143,8 @@ impl Endpoints {
                 token_type: TokenType::Refresh,
                 token_id: id,
                 subject: holder.subject,
-                session: holder.session,
+                session: Some(holder.session),
+                client: None,
                 issued_at,
                 expires_at,
                 fresh: false,
@@ -152,11 +154,15 @@ impl Endpoints {
         )
     }
 
-    fn new_token(&self, call: &Call, grant: &Grant<'_>) -> Result<(String, Token), Problem> {
+    /// A new token as granted: its text, and its row.
+    ///
+    /// # Errors
+    /// The signer failed.
+    pub(super) fn new_token(&self, call: &Call, grant: &Grant<'_>) -> Result<(String, Token), Problem> {
         let issued = self.parts.tokens.issue(grant)?;
         let row = Token {
             id: grant.token_id.into(),
-            session: grant.session.into(),
+            session: grant.session.unwrap_or_default().into(),
             subject: grant.subject.into(),
             token_type: grant.token_type,
             key_id: issued.key_id,
@@ -182,7 +188,7 @@ impl Endpoints {
 }
 
 /// A whole second, so that a row and the `exp` of its token say the same.
-fn seconds_later(now: UnixTime, ttl: Duration) -> UnixTime {
+pub(super) fn seconds_later(now: UnixTime, ttl: Duration) -> UnixTime {
     UnixTime::from_secs(now.secs()).plus(ttl)
 }
 

@@ -85,6 +85,7 @@ pub struct Endpoints {
     /// There whenever `[auth]` is.
     hasher: Option<Arc<Hasher>>,
     lockout: Arc<Lockout>,
+    assertions: Arc<oauth::Assertions>,
 }
 
 impl Endpoints {
@@ -93,19 +94,25 @@ impl Endpoints {
     /// # Errors
     /// Argon2 parameters out of range, or threads that cannot be started.
     pub fn new(parts: Parts) -> std::io::Result<Self> {
-        Self::start(parts, None, Arc::default())
+        let assertions = Arc::new(oauth::Assertions::new(parts.clock.now()));
+        Self::start(parts, None, Arc::default(), assertions)
     }
 
-    /// The same endpoints with other settings, for a reload: failed sign-ins stay counted, and the hashing threads
-    /// go on where their settings did not change.
+    /// The same endpoints with other settings, for a reload: failed sign-ins stay counted, used assertions stay used,
+    /// and the hashing threads go on where their settings did not change.
     ///
     /// # Errors
     /// As [`Endpoints::new`].
     pub fn renewed(&self, parts: Parts) -> std::io::Result<Self> {
-        Self::start(parts, self.hasher.clone(), self.lockout.clone())
+        Self::start(parts, self.hasher.clone(), self.lockout.clone(), self.assertions.clone())
     }
 
-    fn start(parts: Parts, hasher: Option<Arc<Hasher>>, lockout: Arc<Lockout>) -> std::io::Result<Self> {
+    fn start(
+        parts: Parts,
+        hasher: Option<Arc<Hasher>>,
+        lockout: Arc<Lockout>,
+        assertions: Arc<oauth::Assertions>,
+    ) -> std::io::Result<Self> {
         let hasher = match &parts.auth {
             None => None,
             Some(auth) => Some(match hasher.filter(|hasher| hasher.fits(&auth.password)) {
@@ -113,7 +120,7 @@ impl Endpoints {
                 None => Arc::new(Hasher::start(&auth.password)?),
             }),
         };
-        Ok(Self { parts, hasher, lockout })
+        Ok(Self { parts, hasher, lockout, assertions })
     }
 
     /// Whether a request is for one of the endpoints: its normalised path, and its host (a port is passed over).

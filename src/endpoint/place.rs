@@ -4,6 +4,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use super::settings::Settings;
+use super::well_known::origin;
 
 /// An endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,13 @@ impl Place {
             "/oauth2/token" => Some(Self::OauthToken),
             "/.well-known/jwks.json" => Some(Self::Jwks),
             "/.well-known/oauth-authorization-server" => Some(Self::Metadata),
+            // RFC 8414 §3.1: the path of an issuer comes behind.
+            _ if path
+                .strip_prefix("/.well-known/oauth-authorization-server")
+                .is_some_and(|rest| origin(&auth.own.issuer).is_some_and(|(_, path)| path == rest)) =>
+            {
+                Some(Self::Metadata)
+            }
             _ => auth.prefixes.iter().find_map(|prefix| {
                 let rest = path.strip_prefix(&**prefix)?;
                 (rest.is_empty() || rest.starts_with('/')).then(|| Self::under_prefix(rest))

@@ -31,8 +31,10 @@ pub struct Grant<'a> {
     pub token_id: &'a str,
     /// `sub`.
     pub subject: &'a str,
-    /// `sid`.
-    pub session: &'a str,
+    /// `sid`; `None` for a token that a client gets for itself.
+    pub session: Option<&'a str>,
+    /// `client_id`.
+    pub client: Option<&'a str>,
     /// `iat`, whole seconds.
     pub issued_at: UnixTime,
     /// `exp`, whole seconds.
@@ -99,6 +101,18 @@ pub trait Tokens: Send + Sync + 'static {
     /// # Errors
     /// The signer failed.
     fn issue(&self, grant: &Grant<'_>) -> Result<Issued, SigningFailed>;
+
+    /// Signs an introspection response for this audience (RFC 9701 §5). `None` where there is no key of ours that
+    /// others could verify it with.
+    ///
+    /// # Errors
+    /// The signer failed.
+    fn sign_introspection(
+        &self,
+        audience: &str,
+        view: &Claims,
+        now: UnixTime,
+    ) -> Result<Option<String>, SigningFailed>;
 
     /// The public keys as a JWK set (RFC 7517 §5), in JSON.
     fn jwks(&self) -> Bytes;

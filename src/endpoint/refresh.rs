@@ -33,7 +33,7 @@ impl Endpoints {
     pub(super) async fn refresh(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let token = self.own_token(call)?;
         let caller = self.refresher(call, token).await?;
-        let exchanged = self.exchange(call, &caller).await?;
+        let exchanged = self.exchange(call, &caller, None).await?;
         let mut pair = json!({ "access_token": exchanged.access });
         if let Some(refresh) = exchanged.refresh {
             pair["refresh_token"] = refresh.into();
@@ -59,11 +59,17 @@ impl Endpoints {
     }
 
     /// Exchanges the refresh token of `caller`. New tokens are signed before the store decides; those it does not
-    /// take are thrown away unseen.
+    /// take are thrown away unseen. `narrowed`: fewer scopes for this access token than were granted; the refresh
+    /// token keeps them all (RFC 6749 §6).
     ///
     /// # Errors
     /// 401 reused, unknown, or of an account that is gone or disabled; 503.
-    pub(super) async fn exchange(&self, call: &Call, caller: &Caller) -> Result<Exchanged, Problem> {
+    pub(super) async fn exchange(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        narrowed: Option<&str>,
+    ) -> Result<Exchanged, Problem> {
         let auth = self.auth()?;
         let presented = &caller.token;
         let user = self.parts.store.user(&caller.subject).await?.ok_or_else(revoked)?;
@@ -73,7 +79,7 @@ impl Endpoints {
             session: &caller.session,
             // A refresh token lives as long as its session, and its successor no longer.
             until: presented.expires_at,
-            scope: scope_of(auth, &user),
+            scope: narrowed.unwrap_or_else(|| scope_of(auth, &user)),
         };
         let (access, access_row) = self.new_access(call, holder, now, false)?;
         let successor = match auth.rotate_refresh {

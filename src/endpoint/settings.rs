@@ -1,9 +1,10 @@
 //! `[auth]` and `[[clients]]` as used by the endpoints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::issuer::settings::Own;
-use crate::token::Claims;
+use crate::token::{Algorithm, Claims, KeyError, KeySet};
 
 /// What a reuse of a retired refresh token brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +80,71 @@ pub struct Lockout {
     pub window: Duration,
 }
 
+/// How a client proves who it is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// `secret_file`: its bytes, less one trailing newline.
+    Secret(zeroize::Zeroizing<Vec<u8>>),
+    /// `public_key_file`: what verifies its assertions (`private_key_jwt`).
+    Key(ClientKey),
+}
+
+/// The public key of a client.
+#[derive(Clone)]
+pub struct ClientKey {
+    pem: String,
+    keys: Arc<KeySet>,
+}
+
+/// What an assertion may be signed with. Symmetric algorithms have no place here: the file is public.
+pub const ASSERTION_ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+
+impl ClientKey {
+    /// One public key in PEM.
+    ///
+    /// # Errors
+    /// As [`KeySet::from_public_key`].
+    pub fn from_pem(pem: String) -> Result<Self, KeyError> {
+        let keys = Arc::new(KeySet::from_public_key(&pem, &ASSERTION_ALGORITHMS)?);
+        Ok(Self { pem, keys })
+    }
+}
+
+impl PartialEq for ClientKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.pem == other.pem
+    }
+}
+
+impl Eq for ClientKey {}
+
+impl Credential {
+    /// What verifies its assertions, if it makes any.
+    pub(super) fn keys(&self) -> Option<&KeySet> {
+        match self {
+            Self::Secret(_) => None,
+            Self::Key(key) => Some(&key.keys),
+        }
+    }
+}
+
 /// `[[clients]]`: who may call the OAuth endpoints as a client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Client {
     /// `client_id`.
     pub id: Box<str>,
-    /// Its secret, less one trailing newline.
-    pub secret: zeroize::Zeroizing<Vec<u8>>,
+    /// How it proves who it is.
+    pub credential: Credential,
     /// May call `/oauth2/introspect`.
     pub introspect: bool,
     /// May call `/oauth2/revoke` as a client.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::settings::{Client, Lockout, OnReuse, Password, Settings};
+use super::settings::{Client, ClientKey, Credential, Lockout, OnReuse, Password, Settings};
 use super::*;
 use crate::clock::{ManualClock, UnixTime};
 use crate::issuer::settings::{Own, SELF};
@@ -66,16 +66,25 @@ pub(super) fn settings() -> Settings {
     }
 }
 
+/// The key of the client `signer`.
+pub(super) static SIGNER: LazyLock<rcgen::KeyPair> =
+    LazyLock::new(|| rcgen::KeyPair::generate().expect("a key pair"));
+
 pub(super) fn clients() -> Vec<Client> {
     let client = |id: &str, introspect, revoke| Client {
         id: id.into(),
-        secret: Zeroizing::new(b"s3cret:%".to_vec()),
+        credential: Credential::Secret(Zeroizing::new(b"s3cret:%".to_vec())),
         introspect,
         revoke,
         token: false,
         scopes: vec![],
     };
-    vec![client("billing", true, true), client("nothing", false, false)]
+    let worker =
+        Client { token: true, scopes: vec!["read".into(), "write".into()], ..client("worker", false, false) };
+    let key = ClientKey::from_pem(SIGNER.public_key_pem()).unwrap();
+    let signer =
+        Client { id: "signer".into(), credential: Credential::Key(key), introspect: true, ..worker.clone() };
+    vec![client("billing", true, true), client("nothing", false, false), worker, signer]
 }
 
 /// A toy: the claims in base64url, and an HMAC over them by the secret of the issuer.
@@ -102,7 +111,7 @@ impl ToyTokens {
             token_id: name("jti")?,
             subject: name("sub"),
             session: name("sid"),
-            client: None,
+            client: name("client_id"),
             key_id: Some("toy".into()),
             scopes: claims["scope"].as_str().unwrap_or_default().split_whitespace().map(Box::from).collect(),
             token_type: if claims["type"] == "refresh" { TokenType::Refresh } else { TokenType::Access },
@@ -157,6 +166,7 @@ impl Tokens for ToyTokens {
         let mut claims = json!({
             "iss": SELF, "sub": grant.subject, "sid": grant.session, "jti": grant.token_id,
             "iat": grant.issued_at.secs(), "exp": grant.expires_at.secs(), "type": grant.token_type.name(),
+            "client_id": grant.client,
         });
         if grant.fresh {
             claims["fresh"] = true.into();
@@ -166,6 +176,16 @@ impl Tokens for ToyTokens {
         }
         claims.as_object_mut().unwrap().extend(grant.claims.clone());
         Ok(Issued { text: Self::sign(SELF, &claims), key_id: Some("toy".into()) })
+    }
+
+    fn sign_introspection(
+        &self,
+        audience: &str,
+        view: &crate::token::Claims,
+        now: UnixTime,
+    ) -> Result<Option<String>, SigningFailed> {
+        let claims = json!({ "aud": audience, "iat": now.secs(), "token_introspection": view });
+        Ok(Some(Self::sign(SELF, &claims)))
     }
 
     fn jwks(&self) -> Bytes {
@@ -211,7 +231,7 @@ impl Revocations for ToyLog {
 
     fn refused_by(&self, keys: &TokenKeys, now: UnixTime) -> Vec<Kind> {
         let mut found: HashMap<SelectorKey, Kind> = HashMap::new();
-        let all = [Some(keys.token), keys.session, keys.subject, keys.key, Some(keys.issuer)];
+        let all = [Some(keys.token), keys.session, keys.subject, keys.client, keys.key, Some(keys.issuer)];
         for entry in self.entries.lock().unwrap().iter() {
             let key = entry.selector.key();
             if entry.lift {
@@ -327,7 +347,8 @@ impl World {
 
     /// Sends a request as it is.
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Answered {
-        let peer = Peer { address: Some(self.address), local: None, secure: true, tls: None };
+        let local = Some("192.0.2.1:443".parse().unwrap());
+        let peer = Peer { address: Some(self.address), local, secure: true, tls: None };
         let response = self.endpoints.serve(peer, "r-1", request).await;
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::Endpoints;
 use super::call::Call;
 use super::fields::bad;
+use super::settings::ASSERTION_ALGORITHMS;
 use crate::answer::{Body, Problem};
 
 /// Long enough that nobody fetches keys for each token, short enough that a new key is known before it is needed.
@@ -21,32 +22,56 @@ impl Endpoints {
         kept(call, "application/jwk-set+json", self.parts.tokens.jwks())
     }
 
-    /// GET `/.well-known/oauth-authorization-server` (RFC 8414 §3): what truly works. Its URLs are under the issuer
-    /// where that is a URL itself, else under the address that the client came to.
+    /// GET `/.well-known/oauth-authorization-server` (RFC 8414 §3): what truly works. Its URLs are at the host
+    /// of the issuer where that is a URL itself, else at the address that the client came to.
     ///
     /// # Errors
     /// 400 without a host.
     pub(super) fn metadata(&self, call: &Call) -> Result<Response<Body>, Problem> {
-        let issuer = &*self.auth()?.own.issuer;
-        let is_url = issuer.starts_with("https://") || issuer.starts_with("http://");
-        let base = match is_url {
-            true => issuer.trim_end_matches('/').to_owned(),
-            false => call.base().ok_or_else(|| bad("The request names no host"))?,
+        let own = &self.auth()?.own;
+        let base = match self.issuer_origin() {
+            Some(origin) => origin,
+            None => call.base().ok_or_else(|| bad("The request names no host"))?,
         };
-        let document = json!({
-            "issuer": issuer,
+        let secret_or_key = ["client_secret_basic", "client_secret_post", "private_key_jwt"];
+        let any_or_none = ["none", "client_secret_basic", "client_secret_post", "private_key_jwt"];
+        let algorithms = ASSERTION_ALGORITHMS.map(|algorithm| format!("{algorithm:?}"));
+        let mut document = json!({
+            "issuer": own.issuer,
             "jwks_uri": format!("{base}/.well-known/jwks.json"),
             "token_endpoint": format!("{base}/oauth2/token"),
-            "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
-            "grant_types_supported": ["refresh_token"],
+            "token_endpoint_auth_methods_supported": any_or_none,
+            "token_endpoint_auth_signing_alg_values_supported": algorithms,
+            "grant_types_supported": ["refresh_token", "client_credentials"],
             "response_types_supported": [],
             "revocation_endpoint": format!("{base}/oauth2/revoke"),
-            "revocation_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
+            "revocation_endpoint_auth_methods_supported": any_or_none,
+            "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
             "introspection_endpoint": format!("{base}/oauth2/introspect"),
-            "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+            "introspection_endpoint_auth_methods_supported": secret_or_key,
+            "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
         });
+        // RFC 9701 §7: where answers can be signed so that others can verify them.
+        if ASSERTION_ALGORITHMS.contains(&own.algorithm) {
+            document["introspection_signing_alg_values_supported"] = json!([format!("{:?}", own.algorithm)]);
+        }
         Ok(kept(call, "application/json", document.to_string().into()))
     }
+}
+
+impl Endpoints {
+    /// Scheme and authority of our issuer, where that is a URL.
+    pub(super) fn issuer_origin(&self) -> Option<String> {
+        origin(&self.parts.auth.as_ref()?.own.issuer).map(|(origin, _)| origin.to_owned())
+    }
+}
+
+/// An `http` or `https` URL in two: `https://host:port`, and the path without a `/` at its end.
+pub(super) fn origin(issuer: &str) -> Option<(&str, &str)> {
+    let rest = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"))?;
+    let host = rest.find('/').unwrap_or(rest.len());
+    let (origin, path) = issuer.split_at(issuer.len() - rest.len() + host);
+    (host > 0).then(|| (origin, path.trim_end_matches('/')))
 }
 
 /// A document that clients may keep, with an entity tag (RFC 9110 §8.8.3); 304 for one that has it.
@@ -69,4 +94,19 @@ fn kept(call: &Call, content_type: &'static str, document: bytes::Bytes) -> Resp
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_an_origin_and_a_path() {
+        assert_eq!(origin("https://id.example:8443"), Some(("https://id.example:8443", "")));
+        assert_eq!(origin("http://id.example/"), Some(("http://id.example", "")));
+        assert_eq!(origin("https://id.example/a/b/"), Some(("https://id.example", "/a/b")));
+        for other in ["portcullis", "https://", "https:///x", "ftp://x", ""] {
+            assert_eq!(origin(other), None, "{other}");
+        }
+    }
 }

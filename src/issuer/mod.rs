@@ -32,7 +32,8 @@ pub use crate::revocation::KnownToken;
 use crate::revocation::TokenKeys;
 use crate::store::{Registry, Standing, StoreError};
 use crate::token::{
-    KeyError, KeySet, Skipped, Step, Steps, Terms, TokenType, Verified, VerifiedToken, VerifyError, verify,
+    KeyError, KeySet, Skipped, Statement, Step, Steps, Terms, TokenType, Verified, VerifiedToken,
+    VerifyError, verify, verify_statement,
 };
 use known::KnownTokens;
 use settings::{External, Own, SELF};
@@ -112,6 +113,16 @@ pub struct Issuers {
     revocable: Arc<[Box<str>]>,
     token_bytes_max: usize,
     known: Arc<KnownTokens>,
+}
+
+/// A statement of an external issuer: a security event or logout token. Its form and signature are good; what it says
+/// has not been looked at.
+#[derive(Clone, Debug)]
+pub struct Stated {
+    /// What it says.
+    pub statement: Statement,
+    /// On what terms its issuer's tokens are accepted.
+    pub terms: Arc<Terms>,
 }
 
 /// Later than any `nbf` and `iat` that a token can have.
@@ -334,6 +345,27 @@ impl Issuers {
         };
         let verified = verify(text, self.token_bytes_max, find, now, steps)?;
         Ok((place.ok_or(VerifyError::UnknownIssuer)?, verified))
+    }
+
+    /// Verifies a JWT of an external issuer that is no credential, with the keys of its tokens. Ours never are: we state
+    /// nothing to ourselves. Never kept.
+    ///
+    /// # Errors
+    /// See [`verify_statement`].
+    pub fn verify_statement(
+        &self,
+        text: &str,
+        bytes_max: usize,
+        now: UnixTime,
+    ) -> Result<Stated, VerifyError> {
+        let mut terms = None;
+        let find = |iss: Option<&str>| {
+            let issuer = &self.issuers[*self.by_iss.get(iss?)?];
+            terms = (*issuer.terms.issuer != *SELF).then(|| Arc::clone(&issuer.terms));
+            terms.as_ref().map(|_| &*issuer.terms.keys)
+        };
+        let statement = verify_statement(text, bytes_max, find, now)?;
+        Ok(Stated { statement, terms: terms.ok_or(VerifyError::UnknownIssuer)? })
     }
 
     /// Verifies without the cache and tells of each step that was passed (`POST /admin/explain`). The step that was

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::keyring::Keyring;
 use super::settings::{Own, SELF};
 use crate::clock::UnixTime;
-use crate::token::{ClaimNames, Claims, Fresh, IssueError, KeyError, NewToken, Terms, TokenType, Typ, issue};
+use crate::token::{
+    ClaimNames, Claims, Fresh, IssueError, KeyError, NewToken, Terms, TokenType, Typ, issue, sign,
+};
 
 /// How far ahead the `iat` of our own tokens may lie: the clocks of a fleet differ a little, and a token that one
 /// gateway has just issued is shown to the next.
@@ -98,6 +100,30 @@ impl OwnIssuer {
     /// When the library fails to sign.
     pub fn issue_refresh(&self, grant: &Grant<'_>) -> Result<String, IssueError> {
         self.issue(TokenType::Refresh, grant)
+    }
+
+    /// Signs an introspection response for a resource server (RFC 9701 §5): `view` is what the JSON answer would be.
+    /// `None` where nobody else could verify it: our secrets are nobody else's.
+    ///
+    /// # Errors
+    /// When the library fails to sign.
+    pub fn sign_introspection(
+        &self,
+        audience: &str,
+        view: &Claims,
+        now: UnixTime,
+    ) -> Result<Option<String>, IssueError> {
+        let key = self.keyring.signing_key();
+        if key.public_key().is_none() {
+            return Ok(None);
+        }
+        // `sub` and `exp` stay out, so that it cannot be taken for an access token (RFC 9701 §8.1).
+        let mut claims = Claims::new();
+        claims.insert("iss".to_owned(), (*self.settings.issuer).into());
+        claims.insert("aud".to_owned(), audience.into());
+        claims.insert("iat".to_owned(), now.secs().into());
+        claims.insert("token_introspection".to_owned(), view.clone().into());
+        sign(key, "token-introspection+jwt", claims).map(Some)
     }
 
     fn issue(&self, token_type: TokenType, grant: &Grant<'_>) -> Result<String, IssueError> {

@@ -60,7 +60,7 @@ pub struct Session {
 pub struct Token {
     /// `jti`.
     pub id: Box<str>,
-    /// `sid`.
+    /// `sid`; empty for one that a client got for itself.
     pub session: Box<str>,
     /// `sub`.
     pub subject: Box<str>,
@@ -243,6 +243,9 @@ pub trait Accounts: Send + Sync {
 
     /// All sessions of a subject that are neither expired nor marked as revoked, oldest first.
     fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>>;
+
+    /// Records a token that belongs to no session: one that a client got for itself. Its `session` is empty.
+    fn record_token(&self, token: Token) -> Answer<'_, ()>;
 
     /// The token with this id.
     fn token<'a>(&'a self, id: &'a str) -> Answer<'a, Option<TokenRow>>;

@@ -50,8 +50,16 @@ pub fn issue(key: &SigningKey, token: &NewToken<'_>) -> Result<String, IssueErro
         TokenType::Access => "at+jwt", // RFC 9068 §2.1
         TokenType::Refresh => "JWT",
     };
+    sign(key, typ, claims(token))
+}
+
+/// Any claims as a compact JWT of this `typ`, signed by `key`.
+///
+/// # Errors
+/// When the library fails to sign.
+pub fn sign(key: &SigningKey, typ: &str, claims: Claims) -> Result<String, IssueError> {
     let header = serde_json::json!({ "alg": format!("{:?}", key.algorithm()), "kid": key.id(), "typ": typ });
-    let claims = Value::Object(claims(token));
+    let claims = Value::Object(claims);
     let mut text =
         format!("{}.{}", encode_base64url(header.to_string()), encode_base64url(claims.to_string()));
     let signature = key.sign(text.as_bytes()).ok_or(IssueError)?;

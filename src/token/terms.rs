@@ -79,6 +79,11 @@ impl Terms {
     pub(super) fn check_form(&self, claims: &Claims) -> Result<(), VerifyError> {
         claims::text(claims, "sub")?;
         claims::text(claims, "jti")?;
+        // An object of events is what makes a JWT a security event or logout token (RFC 8417 §2.2), also where its
+        // sender has left `typ` out.
+        if claims.get("events").is_some_and(Value::is_object) {
+            return Err(VerifyError::Typ);
+        }
         if claims.contains_key("cnf") {
             return Err(VerifyError::Bound);
         }

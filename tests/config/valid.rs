@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use portcullis::config::Settings;
-use portcullis::endpoint::settings::OnReuse;
+use portcullis::endpoint::settings::{Credential, OnReuse};
 use portcullis::gateway::settings::AccessLog;
 use portcullis::issuer::settings::KeySource;
 use portcullis::revocation::settings::{Fsync, OnLostState};
@@ -308,7 +308,8 @@ fn issuers_load_their_keys() {
          audience = [\"a\", \"b\"]\nleeway = \"30s\"\nmax_token_ttl = \"1h\"\nrequire = [\"exp\", \"jti\"]\n\
          typ = [\"at+jwt\"]\nclaims = { subject = \"uid\", client = [\"app\"] }\n\
          [[clients]]\nid = \"billing\"\nsecret_file = \"files/secret-32\"\nmay = [\"introspect\", \"revoke\"]\n\
-         [[clients]]\nid = \"default\"\nsecret_file = \"files/secret-32\"\n",
+         [[clients]]\nid = \"default\"\nsecret_file = \"files/secret-32\"\n\
+         [[clients]]\nid = \"web\"\npublic_key_file = \"files/public.pem\"\nmay = [\"token\"]\nscopes = [\"read\"]\n",
     )
     .unwrap_or_else(|errors| panic!("{errors}"));
     let [hs, short, pem, set] = settings.issuers.as_slice() else { panic!("four issuers") };
@@ -330,9 +331,11 @@ fn issuers_load_their_keys() {
     assert_eq!((&set.require, &set.typ), (&vec!["jti".into()], &vec!["at+jwt".into()]));
     assert_eq!((&set.claims.subject, &set.claims.client), (&vec!["uid".into()], &vec!["app".into()]));
     assert_eq!(set.claims.session, ["sid".into()]);
-    let [billing, default] = settings.clients.as_slice() else { panic!("two clients") };
+    let [billing, default, web] = settings.clients.as_slice() else { panic!("three clients") };
     assert!(billing.introspect && billing.revoke && !billing.token);
     assert!(default.introspect && !default.revoke);
+    assert!(web.token && !web.introspect && matches!(web.credential, Credential::Key(_)));
+    assert_eq!(web.scopes, ["read".into()]);
     assert_eq!(format!("{settings:?}").matches("0123456789abcdef").count(), 0);
 }
 

@@ -1,4 +1,5 @@
-//! Client authentication (RFC 6749 §2.3.1): Basic, or in the body.
+//! Client authentication: Basic or in the body (RFC 6749 §2.3.1), or by a signed assertion (RFC 7523 §2.2); never in
+//! two ways at once.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -8,10 +9,11 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::OauthError;
+use super::assertion::{self, Rejected};
 use crate::endpoint::Endpoints;
 use crate::endpoint::call::Call;
 use crate::endpoint::fields::{Fields, form_decoded};
-use crate::endpoint::settings::Client;
+use crate::endpoint::settings::{Client, Credential};
 
 /// Longer credentials are nobody's.
 const CREDENTIAL_BYTES_MAX: usize = 1024;
@@ -29,6 +31,21 @@ impl Endpoints {
         let basic = self.basic(call)?;
         let id = fields.text("client_id", CREDENTIAL_BYTES_MAX)?;
         let secret = fields.text("client_secret", CREDENTIAL_BYTES_MAX)?;
+        let kind = fields.text("client_assertion_type", CREDENTIAL_BYTES_MAX)?;
+        let assertion = fields.text("client_assertion", call.body.len())?;
+        if kind.is_some() || assertion.is_some() {
+            if basic.is_some() || secret.is_some() {
+                return Err(OauthError::invalid_request("The client authenticates in two ways"));
+            }
+            let (Some(assertion::TYPE), Some(assertion)) = (kind, assertion) else {
+                return Err(OauthError::invalid_client(&self.parts.realm));
+            };
+            return match self.asserted(call, assertion) {
+                Ok(client) if id.is_none_or(|id| *id == *client.id) => Ok(Some(client)),
+                Ok(_) | Err(Rejected::Invalid) => Err(OauthError::invalid_client(&self.parts.realm)),
+                Err(Rejected::Overloaded) => Err(OauthError::overloaded()),
+            };
+        }
         let tried: Vec<(&str, &[u8])> = match (&basic, id, secret) {
             (Some(_), _, Some(_)) => {
                 return Err(OauthError::invalid_request("The client authenticates in two ways"));
@@ -47,8 +64,11 @@ impl Endpoints {
             (None, None, Some(_)) => return Err(OauthError::invalid_client(&self.parts.realm)),
             (None, None, None) => return Ok(None),
         };
-        let good = |client: &&Client| {
-            tried.iter().any(|(id, secret)| *client.id == **id && same(&client.secret, secret))
+        let good = |client: &&Client| match &client.credential {
+            Credential::Secret(ours) => {
+                tried.iter().any(|(id, secret)| *client.id == **id && same(ours, secret))
+            }
+            Credential::Key(_) => false,
         };
         let found = self.parts.clients.iter().find(good);
         found.map(Some).ok_or_else(|| OauthError::invalid_client(&self.parts.realm))

@@ -1,6 +1,8 @@
 //! The OAuth endpoints: form-encoded requests, answers and errors in the JSON of RFC 6749 §5.2.
 
+mod assertion;
 mod client;
+mod credentials;
 mod introspect;
 mod revoke;
 mod token;
@@ -11,6 +13,8 @@ use serde_json::json;
 
 use super::reply;
 use crate::answer::{Body, Code, Context, Problem};
+
+pub(super) use assertion::Assertions;
 
 /// An error of RFC 6749 §5.2.
 #[derive(Debug)]
@@ -42,6 +46,16 @@ impl OauthError {
             challenge: Some(format!("Basic realm=\"{realm}\", charset=\"UTF-8\"")),
             ..Self::new(StatusCode::UNAUTHORIZED, "invalid_client", "The client could not be authenticated")
         }
+    }
+
+    fn invalid_scope() -> Self {
+        let words = "The scope goes beyond what may be granted";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_scope", words)
+    }
+
+    fn overloaded() -> Self {
+        let words = "There is no room for this now; try again soon";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", words)
     }
 
     fn into_response(self) -> Response<Body> {

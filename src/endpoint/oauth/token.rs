@@ -1,7 +1,7 @@
-//! POST `/oauth2/token` (RFC 6749 §6): the grant `refresh_token`.
+//! POST `/oauth2/token` (RFC 6749 §3.2): the grants `refresh_token` (§6) and `client_credentials` (§4.4).
 
 use http::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{OauthError, answered};
 use crate::answer::{Body, Problem};
@@ -10,53 +10,66 @@ use crate::endpoint::call::Call;
 use crate::endpoint::fields::Fields;
 use crate::endpoint::login::scope_of;
 use crate::endpoint::reply::answer;
+use crate::store::Token;
+
+/// The most bytes of `scope`.
+pub(super) const SCOPE_BYTES_MAX: usize = 4096;
 
 impl Endpoints {
-    /// The same exchange as `/auth/refresh`, in the words of OAuth.
+    /// Tokens for a refresh token, or for a client itself.
     pub(in crate::endpoint) async fn oauth_token(&self, call: &Call) -> Response<Body> {
         answered(self.grant(call).await)
     }
 
     async fn grant(&self, call: &Call) -> Result<Response<Body>, OauthError> {
         let fields = Fields::of_form(&call.headers, &call.body)?;
-        self.client(call, &fields)?;
+        let client = self.client(call, &fields)?;
         match fields.required("grant_type", 256)? {
-            "refresh_token" => {}
+            "refresh_token" => self.refresh_grant(call, &fields).await,
+            "client_credentials" => self.client_credentials(call, &fields, client).await,
             _ => {
-                let words = "Only the grant refresh_token is available";
-                return Err(OauthError::new(StatusCode::BAD_REQUEST, "unsupported_grant_type", words));
+                let words = "The grants are refresh_token and client_credentials";
+                Err(OauthError::new(StatusCode::BAD_REQUEST, "unsupported_grant_type", words))
             }
         }
+    }
+
+    /// The same exchange as `/auth/refresh`, in the words of OAuth. A refresh token is bound to no client: it came of
+    /// a sign-in, and rotation is what protects it (RFC 9700 §2.2.2).
+    async fn refresh_grant(&self, call: &Call, fields: &Fields) -> Result<Response<Body>, OauthError> {
         let text = fields.required("refresh_token", call.body.len())?;
         if text.len() > self.parts.token_bytes_max {
             return Err(OauthError::invalid_grant("The token is not valid"));
         }
         let token = self.parts.tokens.verify_own(text, call.now).map_err(Problem::from)?;
         let caller = self.refresher(call, token).await?;
-        // RFC 6749 §6: no scope may be asked for that was not granted.
-        let wanted = fields.text("scope", 4096)?.unwrap_or_default();
-        if !wanted.is_empty() {
+        let wanted = fields.text("scope", SCOPE_BYTES_MAX)?.filter(|scope| !scope.is_empty());
+        if let Some(wanted) = wanted {
             let user = self.parts.store.user(&caller.subject).await.map_err(Problem::from)?;
             let auth = self.auth()?;
             let granted = user.as_ref().map(|user| scope_of(auth, user)).unwrap_or_default();
             if !wanted.split(' ').all(|scope| granted.split(' ').any(|granted| granted == scope)) {
-                let words = "The scope goes beyond what was granted";
-                return Err(OauthError::new(StatusCode::BAD_REQUEST, "invalid_scope", words));
+                return Err(OauthError::invalid_scope());
             }
         }
-        let exchanged = self.exchange(call, &caller).await?;
-        let row = &exchanged.access_row;
-        let mut view = json!({
-            "access_token": exchanged.access,
-            "token_type": "Bearer",
-            "expires_in": row.expires_at.secs().saturating_sub(row.issued_at.secs()),
-        });
+        let exchanged = self.exchange(call, &caller, wanted).await?;
+        let mut view = token_view(exchanged.access, &exchanged.access_row, &exchanged.scope);
         if let Some(refresh) = exchanged.refresh {
             view["refresh_token"] = refresh.into();
         }
-        if !exchanged.scope.is_empty() {
-            view["scope"] = (&*exchanged.scope).into();
-        }
         Ok(answer(StatusCode::OK, &view))
     }
+}
+
+/// A successful answer (RFC 6749 §5.1).
+pub(super) fn token_view(access: String, row: &Token, scope: &str) -> Value {
+    let mut view = json!({
+        "access_token": access,
+        "token_type": "Bearer",
+        "expires_in": row.expires_at.secs().saturating_sub(row.issued_at.secs()),
+    });
+    if !scope.is_empty() {
+        view["scope"] = scope.into();
+    }
+    view
 }

@@ -197,5 +197,5 @@ async fn the_documents_at_the_root_can_be_kept() {
     let metadata = world.send(request.body(Full::default()).unwrap()).await;
     assert_eq!(metadata.body["issuer"], "portcullis");
     assert_eq!(metadata.body["token_endpoint"], "https://a.example:8443/oauth2/token");
-    assert_eq!(metadata.body["grant_types_supported"], json!(["refresh_token"]));
+    assert_eq!(metadata.body["grant_types_supported"], json!(["refresh_token", "client_credentials"]));
 }

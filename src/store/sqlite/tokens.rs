@@ -150,6 +150,10 @@ impl Accounts for Sqlite {
         self.read(move |connection| sessions::live(connection, &subject, now))
     }
 
+    fn record_token(&self, token: Token) -> Answer<'_, ()> {
+        self.write(move |connection| insert(connection, &token))
+    }
+
     fn token<'a>(&'a self, id: &'a str) -> Answer<'a, Option<TokenRow>> {
         let id = id.to_owned();
         self.read(move |connection| by_id(connection, &id))
