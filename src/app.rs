@@ -21,9 +21,10 @@ use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers};
 use crate::revocation::{self, Health, IssuerTerm, Opening, RealDisk};
-use crate::server::{self, Drain, Listener, Rules};
+use crate::server::{self, Drain, Layers, Listener, Rules};
 use crate::store::{self, Store};
 use crate::telemetry::{AccessLog, Metrics};
+use crate::tls::Acceptor;
 use crate::upstream::Upstreams;
 
 /// Threads of the control plane: endpoints, store, admin; password hashes have threads of their own.
@@ -148,20 +149,30 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let rules = Rules::new(&settings.server, &settings.limits).live();
     let admin_rules =
         Rules { max_connections: Some(1024), ..Rules::new(&settings.server, &settings.limits) }.live();
+    let tls = settings.server.tls.as_ref().map(accept_tls).transpose()?;
     let admin_listener = bind("admin", &server::settings::Listen::Tcp(settings.admin.listen))?;
     let admin_address = admin_listener.local_addr();
     let listeners = settings.server.listen.iter().map(|listen| bind("clear", listen));
     let listeners = listeners.collect::<anyhow::Result<Vec<_>>>()?;
     let clear = listeners.iter().map(Listener::local_addr).collect();
+    if let Some((_, layers)) = &tls
+        && let Some(acceptor) = layers.tls.clone()
+    {
+        control.spawn(acceptor.keep_fresh());
+    }
     control.spawn(server::serve(
         admin_listener,
+        Layers::default(),
         ports::AdminHandler(admin),
         admin_rules,
         admin_drain.clone(),
     ));
-    for listener in listeners {
+    let listeners = listeners.into_iter().map(|listener| (listener, Layers::default()));
+    let (secured, layers) = tls.unwrap_or_default();
+    let secured = secured.into_iter().map(|listener| (listener, layers.clone()));
+    for (listener, layers) in listeners.chain(secured) {
         let handler = ports::GatewayHandler(gateway.clone());
-        data.spawn(server::serve(listener, handler, rules.clone(), drain.clone()));
+        data.spawn(server::serve(listener, layers, handler, rules.clone(), drain.clone()));
     }
     tracing::info!(config = %settings.path.display(), "serving");
     let drain_timeout = settings.server.drain_timeout;
@@ -394,6 +405,14 @@ fn not_ready(log: &revocation::Handle, drain: &Drain) -> Box<dyn Fn() -> Vec<Str
         }
         reasons
     })
+}
+
+/// The listeners of `[server.tls]`, and what lies between them and HTTP.
+fn accept_tls(tls: &server::settings::Tls) -> anyhow::Result<(Vec<Listener>, Layers)> {
+    let acceptor =
+        Acceptor::load(tls.files.clone()).context("cannot use the certificates of [server.tls]")?;
+    let listeners = tls.listen.iter().map(|listen| bind("tls", listen)).collect::<anyhow::Result<_>>()?;
+    Ok((listeners, Layers { tls: Some(acceptor), hsts: tls.hsts.clone() }))
 }
 
 fn bind(name: &'static str, listen: &server::settings::Listen) -> anyhow::Result<Listener> {

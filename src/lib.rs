@@ -29,6 +29,7 @@
 //! | [`route`] | which route a request falls under |
 //! | [`token`] | JWTs |
 //! | [`telemetry`] | metrics, access log, events |
+//! | [`tls`] | certificates, keys, TLS of both sides |
 //! | [`answer`] | bodies, codes, problem documents |
 //! | [`clock`] | the time |
 //!
@@ -54,5 +55,6 @@ pub mod route;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod token;
 pub mod upstream;

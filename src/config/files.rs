@@ -9,6 +9,7 @@ use super::context::Context;
 use super::reader::Text;
 use super::source::Span;
 use super::suggest::quote;
+use crate::tls::{self, PemFault};
 
 /// A key file or key set larger than this is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -172,6 +173,40 @@ fn utf8(text: &Text<'_>, bytes: Zeroizing<Vec<u8>>) -> Option<String> {
         Some(found) => return Some(found.to_owned()),
     }
     None
+}
+
+/// Reads certificates of authorities in PEM and checks that they can be used.
+pub(super) fn authorities(text: &Text<'_>) -> bool {
+    let Some(pem) = read(text, &text.cx.resolve(&text.value)) else { return false };
+    let checked = tls::authorities(&pem);
+    if let Err(fault) = &checked {
+        text.fail(format!("{} {fault}", what(text)), None);
+    }
+    checked.is_ok()
+}
+
+/// Reads a certificate and its key in PEM and checks that they belong together; each is complained of by itself where
+/// the other is missing.
+pub(super) fn pair(cert: Option<&Text<'_>>, key: Option<&Text<'_>>) -> Option<tls::settings::Pair> {
+    let path = |text: &Text<'_>| text.cx.resolve(&text.value);
+    let certs = cert.and_then(|text| read(text, &path(text)));
+    let private =
+        key.is_none_or(|text| is_private(text.cx, &path(text), Some(&text.at), &what(text), 0o077, "600"));
+    let secret = key.and_then(|text| read(text, &path(text)));
+    let (cert, key) = cert.zip(key)?;
+    if let Err(fault) = tls::pair(&certs?, &secret?) {
+        let (text, hint) = match fault {
+            PemFault::NoCertificate | PemFault::BadCertificate => (cert, None),
+            PemFault::NoKey => {
+                (key, Some("openssl pkey -in FILE writes one without a pass phrase".to_owned()))
+            }
+            PemFault::UnusableKey => (key, Some("RSA, ECDSA and Ed25519 keys can be used".to_owned())),
+            PemFault::Mismatch => (key, None),
+        };
+        text.fail(format!("{} {fault}", what(text)), hint);
+        return None;
+    }
+    private.then(|| tls::settings::Pair { cert: path(cert), key: path(key) })
 }
 
 /// In words that are the same on every system.

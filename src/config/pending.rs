@@ -3,7 +3,6 @@
 
 /// The feature, as its reader calls it, and what to do for now.
 const PENDING: &[(&str, Option<&str>)] = &[
-    ("tls", Some("for now, let another program in front of the gateway terminate TLS")),
     (
         "proxy_protocol",
         Some("for now, let the load balancer send X-Forwarded-For and list it in trusted_proxies"),

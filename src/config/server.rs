@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use super::reader::{Table, Text, Value};
@@ -13,7 +13,8 @@ use crate::admin::settings::Settings as Admin;
 use crate::forward::settings::Settings as Forward;
 use crate::gateway::settings::{AccessLog, Settings as Gateway};
 use crate::route::settings::Limits;
-use crate::server::settings::{Listen, Settings as Server};
+use crate::server::settings::{Listen, Settings as Server, Tls};
+use crate::tls::settings::{Pair, Server as Files};
 
 /// Removed from every request unless `strip_headers` says otherwise.
 const STRIP_HEADERS: [&str; 11] = [
@@ -107,7 +108,8 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
     );
     let request_id_header =
         t.get("request_id_header").filled().and_then(|text| check::editable_header(&text));
-    let tls_listens = tls(&mut t);
+    let tls = tls(&mut t, &listen_value);
+    let tls_listens = tls.as_ref().is_some_and(|tls| !tls.listen.is_empty());
     if listen_value.is_empty_array() && !tls_listens {
         let hint = "name an address here, or give [server.tls] a listen of its own".to_owned();
         listen_value.cx.fail_absent(
@@ -121,6 +123,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
     Read {
         server: Server {
             listen,
+            tls,
             workers: if workers == 0 { cores() } else { workers },
             header_read_timeout,
             body_read_timeout,
@@ -161,8 +164,9 @@ pub(super) fn read_admin(table: &mut Table<'_>, server: &Read) -> Admin {
         check::listen_address(text)
     });
     let listen = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9901)));
-    if server.server.listen.iter().any(|other| matches!(other, Listen::Tcp(other) if collide(*other, listen)))
-    {
+    let tls = server.server.tls.iter().flat_map(|tls| &tls.listen);
+    let mut bound = server.server.listen.iter().chain(tls);
+    if bound.any(|other| matches!(other, Listen::Tcp(other) if collide(*other, listen))) {
         let message = format!("[admin] listens on {listen}, which [server] listens on too");
         let at = listen_value.at.as_ref().or(server.listen_at.as_ref());
         cx.fail(at, message, "give one of them another port".to_owned());
@@ -229,51 +233,62 @@ fn good_realm(text: &Text<'_>) -> bool {
     good
 }
 
-/// Reads `[server.tls]`; whether it has a listener.
-fn tls(server: &mut Table<'_>) -> bool {
+/// Reads `[server.tls]`. Its listeners must be none of `clear`'s.
+fn tls(server: &mut Table<'_>, clear: &Value<'_>) -> Option<Tls> {
     let mut t = server.section("tls", "[server.tls]");
     let cx = t.cx;
-    if t.is_given() {
-        cx.needs("tls", t.at.as_ref(), "[server.tls]");
+    if !t.is_given() {
+        t.finish();
+        return None;
     }
-    let listen = t.get("listen");
-    let listens = !listen.texts().is_empty();
-    let certificates = t.get("certificates");
-    if t.is_given() {
-        listen.clone().required("add listen = [\"0.0.0.0:8443\"]");
-        certificates
-            .clone()
-            .required("add certificates = [{ cert = \"tls/cert.pem\", key = \"tls/key.pem\" }]");
-    }
-    listen.texts().iter().for_each(|text| drop(listen_on(text)));
-    for item in certificates.items("tables") {
-        let mut pair = item.table();
-        if let Some(cert) = pair.get("cert").required("name a PEM file with the chain").filled() {
-            files::readable(&cert);
+    let listen_value = t.get("listen");
+    let pairs = t.get("certificates");
+    listen_value.clone().required("add listen = [\"0.0.0.0:8443\"]");
+    pairs.clone().required("add certificates = [{ cert = \"tls/cert.pem\", key = \"tls/key.pem\" }]");
+    let listen: Vec<Listen> = listen_value.texts().iter().filter_map(listen_on).collect();
+    overlaps(&listen_value);
+    let bound: Vec<SocketAddr> = clear.texts().iter().filter_map(|text| text.value.parse().ok()).collect();
+    for text in listen_value.texts() {
+        if text.value.parse().is_ok_and(|address| bound.iter().any(|other| collide(*other, address))) {
+            let message = format!("[server] listens on {} in clear text, too", text.quoted());
+            text.fail(message, "give one of them another port".to_owned());
         }
-        if let Some(key) = pair.get("key").required("name a PEM file with the private key").filled() {
-            files::readable_and_private(&key);
-        }
-        pair.finish();
     }
+    if pairs.is_empty_array() {
+        let hint = "name one such as { cert = \"tls/cert.pem\", key = \"tls/key.pem\" }".to_owned();
+        pairs.fail("certificates is empty: no client could connect", hint);
+    }
+    let certificates = pairs.items("tables").iter().filter_map(certificate).collect();
     let client_ca = t.get("client_ca").text_or_none();
     if let Some(text) = &client_ca {
-        files::readable(text);
+        files::authorities(text);
     }
     let client_auth = t.get("client_auth");
-    if client_auth.choice(&[("require", false), ("request", true)], false) && client_ca.is_none() {
+    let client_may_have_none = client_auth.choice(&[("require", false), ("request", true)], false);
+    if client_may_have_none && client_ca.is_none() {
         client_auth.cx.fail_absent(client_auth.at.as_ref(), "client_auth needs client_ca", None);
     }
-    if let Some(hsts) = t.get("hsts").text_or_none()
-        && !hsts.value.starts_with("max-age=")
-    {
-        hsts.fail(
-            format!("hsts {} does not begin with max-age", hsts.quoted()),
-            "write \"max-age=31536000\"".to_owned(),
-        );
-    }
+    let hsts = t.get("hsts").text_or_none().and_then(|text| hsts(&text));
     t.finish();
-    listens
+    let client_ca = client_ca.map(|text| cx.resolve(&text.value));
+    Some(Tls { listen, files: Files { certificates, client_ca, client_may_have_none }, hsts })
+}
+
+fn certificate(item: &Value<'_>) -> Option<Pair> {
+    let mut t = item.table();
+    let cert = t.get("cert").required("name a PEM file with the chain").filled();
+    let key = t.get("key").required("name a PEM file with the private key").filled();
+    t.finish();
+    files::pair(cert.as_ref(), key.as_ref())
+}
+
+fn hsts(text: &Text<'_>) -> Option<HeaderValue> {
+    let value = HeaderValue::from_str(&text.value).ok().filter(|_| text.value.starts_with("max-age="));
+    if value.is_none() {
+        let message = format!("hsts {} does not begin with max-age", text.quoted());
+        text.fail(message, "write \"max-age=31536000\"".to_owned());
+    }
+    value
 }
 
 /// Processor cores that this process may use.

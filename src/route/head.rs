@@ -48,7 +48,7 @@ impl Head {
     /// for HTTP/1.
     ///
     /// # Errors
-    /// 400 closing the connection for anything ambiguous, 405 for CONNECT and TRACE, 414, 417, 431.
+    /// 400 closing the connection for anything ambiguous, 405 for CONNECT and TRACE, 414, 417, 421, 431.
     pub fn admit<B>(request: &Request<B>, peer: Peer, limits: &Limits) -> Result<Self, Problem> {
         admit(request.method(), request.uri(), request.version(), request.headers(), peer, limits)
     }
@@ -167,6 +167,7 @@ fn admit(
         return Err(ambiguous("more than one Authorization field"));
     }
     let authority = authority(uri, version, headers)?;
+    misdirected(&authority, &peer)?;
     let target = target(method, uri)?;
     let (normal_path, encoded_slash) = normal_path(&target)?;
     let framing = framing(version, headers)?;
@@ -239,6 +240,19 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Authori
         (_, None) if version <= Version::HTTP_11 => Err(ambiguous("no Host field")),
         (Some(authority), _) | (None, Some(authority)) => Ok(authority),
         (None, None) => Err(ambiguous("no host")),
+    }
+}
+
+/// Who shows a certificate shows it to the host that it asked for in the handshake. Where certificates count, a request
+/// for another host does not belong on that connection (RFC 9110 §7.4, §15.5.20); elsewhere a client may do so.
+fn misdirected(authority: &Authority, peer: &Peer) -> Result<(), Problem> {
+    let Some(tls) = peer.tls.as_ref().filter(|tls| tls.verifies_clients) else { return Ok(()) };
+    match &tls.server_name {
+        Some(name) if **name != *authority.host() => {
+            let words = "this connection was made for another host; ask on one of its own";
+            Err(Problem::new(Code::MisdirectedRequest, words))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -17,8 +17,10 @@ use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::drain::{Admission, Drain, Phase, Ticket, Watch};
-use super::guard::{Answer, Answering, Fault, Guard, HeadFacts, Link, Stream, Upgrade};
-use super::{LiveRules, Rules};
+use super::guard::{Answer, Answering, Fault, Guard, HeadFacts, Link, Upgrade};
+use super::layers::{Layers, Speaks};
+use super::stream::Stream;
+use super::{LiveRules, Rules, http2};
 use crate::answer::{Body, Code, Problem};
 use crate::route::Peer;
 
@@ -57,15 +59,16 @@ pub(super) struct Site<H> {
     pub(super) handler: H,
     pub(super) rules: LiveRules,
     pub(super) drain: Drain,
+    pub(super) layers: Layers,
     pub(super) http1: http1::Builder,
 }
 
 impl<H: Handler> Site<H> {
-    pub(super) fn new(handler: H, rules: LiveRules, drain: Drain) -> Self {
+    pub(super) fn new(handler: H, layers: Layers, rules: LiveRules, drain: Drain) -> Self {
         let mut http1 = http1::Builder::new();
         // The guard's time-outs rule; hyper's timer is there for whatever else may come to ask for one.
         http1.timer(TokioTimer::new()).header_read_timeout(None).keep_alive(true).half_close(false);
-        Self { handler, rules, drain, http1 }
+        Self { handler, rules, drain, layers, http1 }
     }
 
     fn http1(&self, rules: &Rules) -> http1::Builder {
@@ -83,40 +86,64 @@ impl<H: Handler> Site<H> {
 enum Opening {
     /// With HTTP/1.1, or what goes for it.
     Http1(Vec<u8>),
+    /// With the preface of HTTP/2.
+    Http2(Vec<u8>),
     /// With nothing good.
     Refused(Fault),
     /// With its end.
     Closed,
 }
 
-/// Serves one connection until it ends, is drained or is cut. `stream` was accepted at `accepted`.
+/// One connection that was let in, or is to be told that there are too many.
+pub(super) struct Entrant<H> {
+    pub(super) site: Arc<Site<H>>,
+    pub(super) accepted: Instant,
+    pub(super) admission: Admission,
+    pub(super) ticket: Ticket,
+}
+
+impl<H> Entrant<H> {
+    /// When its first head must be whole, or it has to have asked for what it will not get.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.admission {
+            Admission::Welcome => {
+                self.site.rules.load().header_read_timeout.map(|limit| self.accepted + limit)
+            }
+            Admission::TurnedAway => Some(self.accepted + TURN_AWAY_AFTER),
+        }
+    }
+}
+
+/// Serves one connection until it ends, is drained or is cut.
 pub(super) async fn serve<S: Stream, H: Handler>(
     mut stream: S,
+    speaks: Speaks,
     peer: Peer,
-    accepted: Instant,
-    site: Arc<Site<H>>,
-    admission: Admission,
-    ticket: Ticket,
+    entrant: Entrant<H>,
 ) {
-    let rules = site.rules.load_full();
-    let deadline = rules.header_read_timeout.map(|limit| accepted + limit);
-    let mut watch = Watch::new(site.drain.clone());
-    let opening = match admission {
-        Admission::Welcome => open(&mut stream, deadline, &mut watch, Fault::HeadTimeout).await,
-        Admission::TurnedAway => {
-            match open(&mut stream, Some(accepted + TURN_AWAY_AFTER), &mut watch, Fault::Overloaded).await {
-                Opening::Http1(_) => Opening::Refused(Fault::Overloaded),
-                other => other,
-            }
-        }
+    let deadline = entrant.deadline();
+    let rules = entrant.site.rules.load_full();
+    let mut watch = Watch::new(entrant.site.drain.clone());
+    let turned_away = entrant.admission == Admission::TurnedAway;
+    let late = if turned_away { Fault::Overloaded } else { Fault::HeadTimeout };
+    let opening = match speaks {
+        Speaks::Http2 => Opening::Http2(Vec::new()),
+        Speaks::Http1 => open(&mut stream, deadline, &mut watch, late, false).await,
+        Speaks::Either => open(&mut stream, deadline, &mut watch, late, true).await,
     };
+    let opening = match opening {
+        Opening::Http2(first) => return http2::serve(stream, first, peer, rules, watch, entrant).await,
+        Opening::Http1(_) if turned_away => Opening::Refused(Fault::Overloaded),
+        other => other,
+    };
+    let Entrant { site, ticket, .. } = entrant;
     let link = Arc::new(Link::default());
     let http1 = site.http1(&rules);
     let guard = |first| Guard::new(stream, first, deadline, rules, Arc::clone(&link), ticket);
     let guard = match opening {
         Opening::Http1(first) => guard(first),
         Opening::Refused(fault) => guard(Vec::new()).refusing(fault),
-        Opening::Closed => return,
+        Opening::Closed | Opening::Http2(_) => return,
     };
     let service = Arc::new(Service { site, peer, link: Arc::clone(&link) });
     let answer = service_fn(move |request| {
@@ -159,23 +186,36 @@ pub(super) async fn serve<S: Stream, H: Handler>(
 }
 
 /// Reads the first bytes of a connection, before any other buffer is made for it: ten thousand silent connections
-/// cost a task and a socket each. The HTTP/2 preface is told apart here once it is served.
+/// cost a task and a socket each. Where `peek`, the preface of HTTP/2 (prior knowledge, RFC 9113 §3.3) is told apart.
 async fn open<S: Stream>(
     stream: &mut S,
     mut deadline: Option<Instant>,
     watch: &mut Watch,
     late: Fault,
+    peek: bool,
 ) -> Opening {
+    let mut peeked: Vec<u8> = Vec::new();
     let mut hurried = false;
     let mut sleep: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|cx| {
         let mut buffer = [std::mem::MaybeUninit::uninit(); FIRST_BYTES];
         let mut first = ReadBuf::uninit(&mut buffer);
-        match Pin::new(&mut *stream).poll_read(cx, &mut first) {
-            Poll::Ready(Ok(())) if first.filled().is_empty() => return Poll::Ready(Opening::Closed),
-            Poll::Ready(Ok(())) => return Poll::Ready(Opening::Http1(first.filled().to_vec())),
-            Poll::Ready(Err(_)) => return Poll::Ready(Opening::Closed),
-            Poll::Pending => {}
+        loop {
+            first.clear();
+            match Pin::new(&mut *stream).poll_read(cx, &mut first) {
+                Poll::Ready(Ok(())) if first.filled().is_empty() => return Poll::Ready(Opening::Closed),
+                Poll::Ready(Ok(())) => peeked.extend_from_slice(first.filled()),
+                Poll::Ready(Err(_)) => return Poll::Ready(Opening::Closed),
+                Poll::Pending => break,
+            }
+            let same = peeked.iter().zip(http2::PREFACE).take_while(|(a, b)| a == b).count();
+            if peek && same == http2::PREFACE.len() {
+                return Poll::Ready(Opening::Http2(std::mem::take(&mut peeked)));
+            }
+            // Else it may become a preface with the bytes that are still to come.
+            if !peek || same < peeked.len() {
+                return Poll::Ready(Opening::Http1(std::mem::take(&mut peeked)));
+            }
         }
         let serving = watch.poll_phase(cx) == Phase::Serving;
         if !serving && !hurried {
@@ -212,6 +252,7 @@ impl<H: Handler> Service<H> {
         if let Some(cut) = response.extensions_mut().remove() {
             self.link.watch(cut);
         }
+        self.site.layers.mark(&mut response);
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if undecided {
             self.link.decide(if switched { Upgrade::Accepted } else { Upgrade::Refused });

@@ -12,10 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::LiveRules;
-use super::connection::{self, Handler, Site};
+use super::connection::{Entrant, Handler, Site};
 use super::drain::{Drain, Phase};
-use super::guard::Stream;
+use super::layers::{self, Layers};
 use super::settings::Listen;
+use super::stream::Stream;
 use crate::route::Peer;
 
 /// Connections that the kernel has set up and we have not accepted yet.
@@ -61,13 +62,14 @@ impl Listener {
 }
 
 /// Accepts connections on `listener` and has `handler` answer their requests, until `drain` begins; then returns,
-/// with the socket closed. Connections run on in tasks of their own: [`Drain::stop`] waits for them. Must run on the
+/// with the socket closed. `layers` stand between a socket and HTTP. Connections run on in tasks of their own: [`Drain::stop`] waits for them. Must run on the
 /// runtime that is to carry them.
 ///
 /// # Errors
 /// Only when the socket cannot be given to the runtime. What goes wrong while accepting is logged and survived.
 pub async fn serve<H: Handler>(
     listener: Listener,
+    layers: Layers,
     handler: H,
     rules: LiveRules,
     drain: Drain,
@@ -75,7 +77,7 @@ pub async fn serve<H: Handler>(
     let local = listener.local;
     let socket = TcpListener::from_std(listener.socket)?;
     tracing::debug!(%local, "accepting connections");
-    let site = Arc::new(Site::new(handler, rules, drain));
+    let site = Arc::new(Site::new(handler, layers, rules, drain));
     accept_all(Tcp { socket, local }, site).await;
     Ok(())
 }
@@ -148,7 +150,8 @@ async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>) {
 fn welcome<S: Stream, H: Handler>(stream: S, peer: Peer, site: &Arc<Site<H>>) {
     let now = Instant::now();
     if let Some((admission, ticket)) = site.drain.admit(site.rules.load().max_connections) {
-        tokio::spawn(connection::serve(stream, peer, now, Arc::clone(site), admission, ticket));
+        let entrant = Entrant { site: Arc::clone(site), accepted: now, admission, ticket };
+        tokio::spawn(layers::enter(stream, peer, entrant));
     }
 }
 
@@ -209,7 +212,7 @@ mod tests {
             write_stall: None,
             max_connections: None,
         };
-        Arc::new(Site::new(Empty, rules.live(), drain.clone()))
+        Arc::new(Site::new(Empty, Layers::default(), rules.live(), drain.clone()))
     }
 
     #[tokio::test]
@@ -238,7 +241,7 @@ mod tests {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let drain = Drain::new();
         drain.begin();
-        serve(listener, Empty, site(&drain).rules.clone(), drain.clone()).await.unwrap();
+        serve(listener, Layers::default(), Empty, site(&drain).rules.clone(), drain.clone()).await.unwrap();
         let mut answer = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");

@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
+
+use crate::tls;
+
 /// An address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// `127.0.0.1:8080`, `[::1]:8080`.
     Tcp(SocketAddr),
-    /// `unix:/run/portcullis.sock`; not available yet.
+    /// `unix:/run/portcullis.sock`.
     Unix(PathBuf),
 }
 
@@ -18,6 +22,8 @@ pub enum Listen {
 pub struct Settings {
     /// Clear-text listeners.
     pub listen: Vec<Listen>,
+    /// Listeners that speak TLS.
+    pub tls: Option<Tls>,
     /// Threads of the data plane; never 0 here.
     pub workers: usize,
     /// From accept, or from the first byte of a later head, to the end of the head: 408.
@@ -30,4 +36,15 @@ pub struct Settings {
     pub max_connections: Option<usize>,
     /// For what runs at SIGTERM.
     pub drain_timeout: Duration,
+}
+
+/// `[server.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// At least one.
+    pub listen: Vec<Listen>,
+    /// Certificates and whom they are verified against.
+    pub files: tls::settings::Server,
+    /// `Strict-Transport-Security` of every answer (RFC 6797).
+    pub hsts: Option<HeaderValue>,
 }

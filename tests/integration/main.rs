@@ -15,4 +15,5 @@ mod proxying;
 mod revocations;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;
+mod tls;
 mod verdicts;

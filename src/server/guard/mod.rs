@@ -18,7 +18,6 @@ mod fault;
 mod framer;
 mod link;
 mod scan;
-mod timer;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -31,27 +30,13 @@ use tokio::time::Instant;
 
 use super::Rules;
 use super::drain::Ticket;
+use super::stream::Stream;
+use super::timer::Timer;
 pub(in crate::server) use fault::Fault;
 pub use framer::HeadFacts;
 use framer::{Framer, Then};
 pub(in crate::server) use link::{Answer, Answering, Link, Upgrade};
 pub use scan::BodyLength;
-use timer::Timer;
-
-/// A connection to a client, as the guard needs it.
-pub(in crate::server) trait Stream:
-    AsyncRead + AsyncWrite + Unpin + Send + 'static
-{
-    /// Has the close that follows be a reset, so that a peer cannot take what it got for complete.
-    fn abort(&mut self);
-}
-
-impl Stream for tokio::net::TcpStream {
-    fn abort(&mut self) {
-        // Fails on a socket that is gone already.
-        let _ = self.set_zero_linger();
-    }
-}
 
 /// What hyper is given in place of a bad head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::settings::Listen;
-use super::{Drain, Handler, HeadFacts, HeadLimits, Listener, LiveRules, Rules, serve};
+use super::{Drain, Handler, HeadFacts, HeadLimits, Layers, Listener, LiveRules, Rules, serve};
 use crate::answer::{Body, BoxError, Code, Context, Problem};
 use crate::route::Peer;
 
@@ -157,7 +157,13 @@ impl Server {
         let (drain, rules) = (Drain::new(), rules.live());
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
         let address = listener.local_addr();
-        runtime.spawn(serve(listener, Echo(Arc::clone(&seen)), Arc::clone(&rules), drain.clone()));
+        runtime.spawn(serve(
+            listener,
+            Layers::default(),
+            Echo(Arc::clone(&seen)),
+            Arc::clone(&rules),
+            drain.clone(),
+        ));
         Self { address, seen, drain, rules, runtime }
     }
 

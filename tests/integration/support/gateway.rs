@@ -171,6 +171,11 @@ impl Gateway {
         self.running().clear
     }
 
+    /// Where another listener than the first clear one and the admin's is, by its name in the events.
+    pub(crate) fn listening(&self, listener: &str) -> SocketAddr {
+        wait_for(listener, || self.running().output.listening(listener))
+    }
+
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.running().admin
     }

@@ -1,9 +1,11 @@
 //! What every subject uses: the real program, raw clients, scripted upstreams, hand-made tokens.
 
 pub(crate) mod account;
+pub(crate) mod curl;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod jwt;
+pub(crate) mod pki;
 pub(crate) mod python;
 pub(crate) mod upstream;
 pub(crate) mod wait;

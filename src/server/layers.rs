@@ -1,0 +1,103 @@
+//! What stands between a socket and HTTP: TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use http::header::STRICT_TRANSPORT_SECURITY;
+use http::{HeaderValue, Response};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::connection::{self, Entrant, Handler};
+use super::drain::Phase;
+use super::stream::Stream;
+use crate::route::{ClientCertificate, Peer, PeerTls};
+use crate::tls::Acceptor;
+
+/// What connections of a listener pass through before they speak HTTP. The default is nothing.
+#[derive(Clone, Default)]
+pub struct Layers {
+    /// TLS is spoken.
+    pub tls: Option<Acceptor>,
+    /// `Strict-Transport-Security` of every answer; over TLS alone (RFC 6797 §7.2).
+    pub hsts: Option<HeaderValue>,
+}
+
+impl Layers {
+    /// Puts what belongs to the listener into an answer.
+    pub(super) fn mark<B>(&self, response: &mut Response<B>) {
+        if let Some(hsts) = &self.hsts {
+            response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+    }
+}
+
+/// The version of HTTP on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// ALPN chose it, or nothing was chosen.
+    Http1,
+    /// ALPN chose it.
+    Http2,
+    /// Its first bytes tell.
+    Either,
+}
+
+/// Takes a connection through all layers and serves it.
+pub(super) async fn enter<S: Stream, H: Handler>(stream: S, peer: Peer, entrant: Entrant<H>) {
+    let Some(acceptor) = &entrant.site.layers.tls else {
+        return connection::serve(stream, Speaks::Either, peer, entrant).await;
+    };
+    let handshake = handshake(stream, acceptor, peer.address);
+    let Some((stream, tls, speaks)) = in_time(handshake, &entrant).await.flatten() else { return };
+    let peer = Peer { secure: true, tls: Some(Arc::new(tls)), ..peer };
+    // Boxed: a connection that says nothing should not cost what a served one does.
+    Box::pin(connection::serve(stream, speaks, peer, entrant)).await;
+}
+
+/// `None` when it took too long, or everything is being cut.
+async fn in_time<F: Future, H>(work: F, entrant: &Entrant<H>) -> Option<F::Output> {
+    let late = async {
+        match entrant.deadline() {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = late => None,
+        () = entrant.site.drain.reached(Phase::Stopped) => None,
+    }
+}
+
+async fn handshake<S: Stream>(
+    stream: S,
+    acceptor: &Acceptor,
+    from: Option<SocketAddr>,
+) -> Option<(TlsStream<S>, PeerTls, Speaks)> {
+    let stream = match TlsAcceptor::from(acceptor.config()).accept(stream).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(?from, %error, "no TLS connection came about");
+            return None;
+        }
+    };
+    let session = stream.get_ref().1;
+    let certificate = session.peer_certificates().and_then(<[_]>::first).map(|leaf| {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest::digest(&digest::SHA256, leaf).as_ref());
+        ClientCertificate { der: leaf.as_ref().into(), sha256 }
+    });
+    let tls = PeerTls {
+        server_name: session.server_name().map(|name| name.trim_end_matches('.').to_ascii_lowercase().into()),
+        verifies_clients: acceptor.verifies_clients(),
+        certificate,
+    };
+    let speaks = match session.alpn_protocol() {
+        Some(b"h2") => Speaks::Http2,
+        _ => Speaks::Http1,
+    };
+    Some((stream, tls, speaks))
+}
