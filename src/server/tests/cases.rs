@@ -173,7 +173,7 @@ fn refuses_bad_request_lines() {
     refused(&server, "\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", 400, "invalid_request");
     refused(&server, "\r\n".repeat(5) + "GET / HTTP/1.1\r\nhost: a\r\n\r\n", 400, "invalid_request");
     refused(&server, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "invalid_request");
-    refused(&server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", 400, "invalid_request");
+    refused(&server, b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n\0\0\0\x04\0\0\0\0\0", 400, "invalid_request");
     let long = "x".repeat(8 * 1024);
     refused(&server, format!("GET /{long} HTTP/1.1{rest}"), 414, "uri_too_long");
     refused(&server, format!("GET /{long}{long}{long}{long}{long} HTTP/1.1{rest}"), 414, "uri_too_long");
