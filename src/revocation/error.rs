@@ -64,10 +64,15 @@ pub enum OpenError {
     #[error("{} is damaged at byte {}: {}; look at it with: portcullis verify", .0.file.display(), .0.offset, .0.what)]
     Damaged(Damage),
     /// Files are missing, or begin too late.
-    #[error("{}: revocations {from} to {to} are in no file; look at it with: portcullis verify", place.display())]
+    #[error(
+        "{}: revocations {from} to {to} are in no file{}; look at it with: portcullis verify",
+        place.display(), behind.as_ref().map(|(name, offset)| format!(" (expected at byte {offset} of {name}, or in a file behind it)")).unwrap_or_default()
+    )]
     Missing {
         /// The directory.
         place: PathBuf,
+        /// The segment that ends too early, or after which one is missing, and where it ends.
+        behind: Option<(String, u64)>,
         /// The first one missing.
         from: u64,
         /// The last one missing.

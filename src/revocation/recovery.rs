@@ -65,6 +65,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
         }
     }
     positions.sort_unstable();
+    let seen = positions.last().copied().unwrap_or(0);
     let base = base(disk, &segments, &positions)?;
     let position = base.summary.map_or(0, |summary| summary.position);
     let mut recovered = Recovered {
@@ -82,7 +83,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
         newest: base.summary.map_or(UnixTime::ZERO, |summary| summary.taken_at),
         unfinished,
     };
-    replay_rest(disk, position, &mut recovered)?;
+    replay_rest(disk, position, seen, &mut recovered)?;
     identity(disk, &mut recovered)?;
     Ok(recovered)
 }
@@ -96,7 +97,7 @@ struct Base {
 
 /// The newest snapshot that is whole and whose log is there; without snapshots, nothing and the log's beginning.
 fn base(disk: &dyn Disk, segments: &BTreeMap<u64, u64>, positions: &[u64]) -> Result<Base, OpenError> {
-    let missing = |from, to| OpenError::Missing { place: disk.place().to_owned(), from, to };
+    let missing = |from, to| OpenError::Missing { place: disk.place().to_owned(), behind: None, from, to };
     let threads = std::thread::available_parallelism().map_or(LOAD_THREADS_MIN, usize::from);
     let mut passed_over = Vec::new();
     for &position in positions.iter().rev() {
@@ -131,7 +132,15 @@ fn base(disk: &dyn Disk, segments: &BTreeMap<u64, u64>, positions: &[u64]) -> Re
 }
 
 /// Applies every record after `position`.
-fn replay_rest(disk: &dyn Disk, position: u64, recovered: &mut Recovered) -> Result<(), OpenError> {
+///
+/// `seen` is the newest position that any snapshot has in its name, damaged ones included: so far the log was on disk
+/// once, and an end before it is damage, however much it looks torn.
+fn replay_rest(
+    disk: &dyn Disk,
+    position: u64,
+    seen: u64,
+    recovered: &mut Recovered,
+) -> Result<(), OpenError> {
     let firsts: Vec<u64> = recovered.segments.keys().copied().collect();
     let start = firsts.partition_point(|first| *first <= position + 1).saturating_sub(1);
     for (index, &first) in firsts.iter().enumerate().skip(start) {
@@ -147,7 +156,9 @@ fn replay_rest(disk: &dyn Disk, position: u64, recovered: &mut Recovered) -> Res
             && scan.last + 1 != next
             && !replay::scan_head(disk, &segment_name(next), next)?.genesis
         {
-            return Err(damaged(scan.end, "records are missing behind it"));
+            // This file was cut at the end of a record, or one behind it is gone; nothing tells which.
+            let (place, behind) = (disk.place().to_owned(), Some((name.clone(), scan.end)));
+            return Err(OpenError::Missing { place, behind, from: scan.last + 1, to: next - 1 });
         }
         if scan.head.genesis {
             recovered.genesis = first;
@@ -161,7 +172,7 @@ fn replay_rest(disk: &dyn Disk, position: u64, recovered: &mut Recovered) -> Res
         })?;
         recovered.last = recovered.last.max(scan.last);
         if next.is_none() {
-            if scan.last < position {
+            if scan.last < seen {
                 return Err(damaged(scan.end, "the log ends before the snapshot does"));
             }
             recovered.end = Some(scan);

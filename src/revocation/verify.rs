@@ -137,7 +137,8 @@ fn segment(disk: &dyn Disk, segments: &[(u64, u64)], index: usize) -> SegmentVer
                 if scan.last + 1 != next && !replay::scan_head(disk, &segment_name(next), next)?.genesis =>
             {
                 let place = disk.place().to_owned();
-                Err(OpenError::Missing { place, from: scan.last + 1, to: next - 1 })
+                let behind = Some((verdict.file.clone(), scan.end));
+                Err(OpenError::Missing { place, behind, from: scan.last + 1, to: next - 1 })
             }
             _ => Ok(()),
         }

@@ -36,6 +36,8 @@ pub(crate) struct Writer<'a> {
     number: usize,
     rng: Rng,
     ledger: Ledger,
+    /// Set when the machine's power goes: what is answered after that would not have been.
+    power_off: Option<&'a AtomicBool>,
 }
 
 #[test]
@@ -93,7 +95,20 @@ fn snapshots(gateway: &Gateway) -> u64 {
 impl<'a> Writer<'a> {
     pub(crate) fn new(gateway: &'a Gateway, name: String, rng: &mut Rng) -> Self {
         let connection = Connection::open(gateway.admin_address());
-        Self { gateway, connection, name, number: 0, rng: rng.fork(), ledger: Ledger::default() }
+        Self {
+            gateway,
+            connection,
+            name,
+            number: 0,
+            rng: rng.fork(),
+            ledger: Ledger::default(),
+            power_off: None,
+        }
+    }
+
+    /// Whatever is answered once this is set counts as unanswered, and is the last that is asked for.
+    pub(crate) fn on_power(self, power_off: &'a AtomicBool) -> Self {
+        Self { power_off: Some(power_off), ..self }
     }
 
     /// Until the gateway is gone, or its disk.
@@ -117,6 +132,9 @@ impl<'a> Writer<'a> {
     fn step(&mut self, answered: &AtomicUsize) -> Option<Changes> {
         let (call, changes) = self.next();
         let Some(answer) = call.try_send_on(&mut self.connection) else { return Some(changes) };
+        if self.power_off.is_some_and(|off| off.load(Ordering::SeqCst)) {
+            return Some(changes);
+        }
         match (answer.status, answer.code().as_str()) {
             (200, _) => self.ledger.acknowledged(changes),
             // Four large batches may be under way at once; a fifth has no effect.

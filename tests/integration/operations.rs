@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::gateway::{finish, mode};
 use crate::support::jwt::{Key, claims};
 use crate::support::upstream::receive;
-use crate::support::{Account, Call, Gateway, Setup, Upstream, wait_for};
+use crate::support::{Account, Call, Setup, Upstream, wait_for};
 
 fn setup(upstream: &Upstream) -> Setup {
     Setup::new()
@@ -258,7 +258,7 @@ fn an_idle_gateway_ends_at_once() {
 
 #[test]
 fn revocations_can_be_made_listed_and_lifted_from_the_command_line() {
-    let gateway = through_port(setup(&Upstream::echo()));
+    let gateway = setup(&Upstream::echo()).start();
     let held = token("t-1");
     let passes = || gateway.get("/api").bearer(&held).send().status == 200;
     assert!(passes());
@@ -281,18 +281,9 @@ fn revocations_can_be_made_listed_and_lifted_from_the_command_line() {
     assert!(wrong.stderr.contains("tokens"), "{}", wrong.stderr);
 }
 
-/// Starts on an admin port that the commands can find in the configuration.
-fn through_port(made: Setup) -> Gateway {
-    let port = Upstream::nobody().port();
-    let text = made
-        .toml()
-        .replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"127.0.0.1:{port}\""));
-    made.start_with(&text)
-}
-
 #[test]
 fn the_commands_say_so_when_no_gateway_answers() {
-    let mut gateway = through_port(setup(&Upstream::echo()));
+    let mut gateway = setup(&Upstream::echo()).start();
     gateway.kill9();
     let finished = gateway.cli(&["revoke", "token", "t-1", "--issuer", "legacy"]).expect(1);
     assert!(finished.stderr.contains("127.0.0.1"), "{}", finished.stderr);

@@ -15,6 +15,11 @@ use tempfile::TempDir;
 use super::http::{Answer, Call, Connection, encoded};
 use super::wait::wait_for;
 
+/// The admin listener as every configuration here has it.
+const ANY_ADMIN_PORT: &str = "[admin]\nlisten = \"127.0.0.1:0\"";
+/// The configuration of commands for a gateway that runs: with the port that it picked.
+const REACHING: &str = "reaching.toml";
+
 /// Both mounts that the tutorial's clients know.
 const PREFIXES: &str = r#"prefixes = ["/auth", "/api/v1/auth"]"#;
 
@@ -108,7 +113,7 @@ impl Setup {
     /// The whole configuration.
     pub(crate) fn toml(&self) -> String {
         format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[auth]\n{}\n{}",
+            "[server]\nlisten = [\"127.0.0.1:0\"]\n{}\n{ANY_ADMIN_PORT}\n\n[auth]\n{}\n{}",
             self.server, self.auth, self.sections
         )
     }
@@ -231,9 +236,23 @@ impl Gateway {
         Call::new(self.admin_address(), "GET", "/metrics").send().expect(200).text()
     }
 
-    /// A command of the program on this configuration, run to its end.
+    /// A command of the program on this configuration, run to its end. While the gateway runs, the command finds its
+    /// admin listener; afterwards there is none to find.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Finished {
-        run(self.dir.path(), arguments)
+        finish(self.command(arguments))
+    }
+
+    /// The same, to be started by the test.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let dir = self.dir.path();
+        let Some(running) = self.running.as_ref().filter(|_| arguments.first() != Some(&"run")) else {
+            return command(dir, arguments);
+        };
+        // The gateway picked its port. A port picked for it beforehand could be somebody else's by the time it starts.
+        let toml = fs::read_to_string(dir.join("gateway.toml")).unwrap();
+        let found = format!("[admin]\nlisten = \"{}\"", running.admin);
+        fs::write(dir.join(REACHING), toml.replace(ANY_ADMIN_PORT, &found)).unwrap();
+        configured(dir, REACHING, arguments)
     }
 
     /// SIGKILL, as sudden as it gets.
@@ -406,8 +425,12 @@ impl Finished {
 
 /// The program with these arguments, its `gateway.toml` in `dir`, which is also where it starts.
 pub(crate) fn command(dir: &Path, arguments: &[&str]) -> Command {
+    configured(dir, "gateway.toml", arguments)
+}
+
+fn configured(dir: &Path, file: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(arguments).arg("--config").arg(dir.join("gateway.toml")).current_dir(dir);
+    command.args(arguments).arg("--config").arg(dir.join(file)).current_dir(dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
