@@ -10,9 +10,9 @@ use http::{Request, Response};
 use crate::admin::Admin;
 use crate::answer::{Body, Problem};
 use crate::clock::{Clock, UnixTime};
-use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unverified};
+use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unstated, Unverified};
 use crate::gateway::Gateway;
-use crate::issuer::{self, KnownToken};
+use crate::issuer::{self, KnownToken, Stated};
 use crate::revocation::{self, Kind, Revocation, Selector, TokenKeys};
 use crate::route::Peer;
 use crate::server::{Drain, Handler, HeadFacts};
@@ -110,6 +110,15 @@ impl endpoint::Tokens for Tokens {
             false => Ok(known),
         });
         Box::pin(std::future::ready(verified(known)))
+    }
+
+    fn verify_statement<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Stated, Unstated>> {
+        let stated = self.0.load().verify_statement(text, text.len(), now);
+        Box::pin(std::future::ready(stated.map_err(Unstated::Invalid)))
     }
 
     fn lifetime_max(&self, issuer: &str) -> Duration {

@@ -117,7 +117,7 @@ pub(super) fn bad(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem 
 }
 
 /// The media type in lower case, less its parameters; `None` also for a charset other than UTF-8.
-fn media_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let text = values.next()?.to_str().ok()?.to_ascii_lowercase();
     if values.next().is_some() {

@@ -9,6 +9,7 @@ mod account;
 mod call;
 mod caller;
 mod email;
+mod events;
 mod fields;
 mod hasher;
 mod lockout;
@@ -47,7 +48,7 @@ use hasher::Hasher;
 use lockout::Lockout;
 use place::Place;
 
-pub use ports::{Grant, Issued, LogUnavailable, Revocations, SigningFailed, Tokens, Unverified};
+pub use ports::{Grant, Issued, LogUnavailable, Revocations, SigningFailed, Tokens, Unstated, Unverified};
 
 /// Rows stay this long after they expired, for clocks that disagree.
 const PRUNE_MARGIN: Duration = Duration::from_secs(60);
@@ -57,7 +58,7 @@ const PRUNE_ROWS: usize = 2_000;
 /// What the endpoints are made of.
 #[derive(Clone)]
 pub struct Parts {
-    /// `[auth]`; `None`: only `/oauth2/revoke` and `/oauth2/introspect` are served.
+    /// `[auth]`; `None`: only `/oauth2/revoke`, `/oauth2/introspect` and `/events` are served.
     pub auth: Option<settings::Settings>,
     /// `[[clients]]`.
     pub clients: Vec<settings::Client>,
@@ -86,6 +87,7 @@ pub struct Endpoints {
     hasher: Option<Arc<Hasher>>,
     lockout: Arc<Lockout>,
     assertions: Arc<oauth::Assertions>,
+    doors: Arc<events::Doors>,
 }
 
 impl Endpoints {
@@ -120,7 +122,7 @@ impl Endpoints {
                 None => Arc::new(Hasher::start(&auth.password)?),
             }),
         };
-        Ok(Self { parts, hasher, lockout, assertions })
+        Ok(Self { parts, hasher, lockout, assertions, doors: Arc::default() })
     }
 
     /// Whether a request is for one of the endpoints: its normalised path, and its host (a port is passed over).
@@ -153,7 +155,7 @@ impl Endpoints {
         B::Error: Into<BoxError>,
     {
         let head = *request.method() == Method::HEAD;
-        let in_oauth = request.uri().path().starts_with("/oauth2/");
+        let path = request.uri().path().to_owned();
         let answered = match self.admit(peer, request).await {
             Ok(call) => {
                 let this = self.clone();
@@ -167,7 +169,7 @@ impl Endpoints {
         };
         let mut response = answered.unwrap_or_else(|problem| {
             let code = problem.code();
-            let mut response = self.refuse(problem, request_id, head, in_oauth);
+            let mut response = self.refuse(problem, request_id, head, &path);
             response.extensions_mut().insert(code);
             response
         });
@@ -177,7 +179,7 @@ impl Endpoints {
         response
     }
 
-    fn refuse(&self, problem: Problem, request_id: &str, head: bool, in_oauth: bool) -> Response<Body> {
+    fn refuse(&self, problem: Problem, request_id: &str, head: bool, path: &str) -> Response<Body> {
         let context = Context {
             request_id,
             realm: &self.parts.realm,
@@ -186,7 +188,12 @@ impl Endpoints {
             grpc: false,
             error_member: true,
         };
-        if in_oauth { oauth::refuse(problem, &context) } else { problem.into_response(&context) }
+        match Place::find(path, self.parts.auth.as_ref()) {
+            Some(Place::OauthToken | Place::Revoke | Place::Introspect) => oauth::refuse(problem, &context),
+            Some(Place::SecurityEvent) => events::refuse_push(problem, &context),
+            Some(Place::BackchannelLogout) => events::refuse_logout_token(problem, &context),
+            _ => problem.into_response(&context),
+        }
     }
 
     /// Finds the endpoint, and reads the body within its limit.
@@ -228,6 +235,8 @@ impl Endpoints {
             Place::OauthToken => Ok(self.oauth_token(call).await),
             Place::Revoke => Ok(self.oauth_revoke(call).await),
             Place::Introspect => Ok(self.oauth_introspect(call).await),
+            Place::SecurityEvent => Ok(self.push(call).await),
+            Place::BackchannelLogout => Ok(self.backchannel_logout(call).await),
             Place::Nothing => Err(Problem::new(Code::NotFound, "There is nothing here")),
         }
     }

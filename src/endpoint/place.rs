@@ -25,6 +25,8 @@ pub(super) enum Place {
     OauthToken,
     Revoke,
     Introspect,
+    SecurityEvent,
+    BackchannelLogout,
     /// Under one of our prefixes, and nothing there.
     Nothing,
 }
@@ -35,6 +37,8 @@ impl Place {
         match path {
             "/oauth2/revoke" => return Some(Self::Revoke),
             "/oauth2/introspect" => return Some(Self::Introspect),
+            "/events/ssf" => return Some(Self::SecurityEvent),
+            "/events/backchannel-logout" => return Some(Self::BackchannelLogout),
             _ => {}
         }
         let auth = auth?;
@@ -83,6 +87,7 @@ impl Place {
         match self {
             Self::Signup | Self::Signin | Self::Refresh | Self::LogoutAll | Self::Password => &[Method::POST],
             Self::OauthToken | Self::Revoke | Self::Introspect => &[Method::POST],
+            Self::SecurityEvent | Self::BackchannelLogout => &[Method::POST],
             Self::Logout => &[Method::POST, Method::DELETE],
             Self::Me | Self::Sessions | Self::Jwks | Self::Metadata => &[Method::GET, Method::HEAD],
             Self::Tokens => &[Method::GET, Method::HEAD, Method::DELETE],
@@ -130,7 +135,9 @@ mod tests {
     fn revocation_stays_without_auth() {
         assert_eq!(Place::find("/oauth2/revoke", None), Some(Place::Revoke));
         assert_eq!(Place::find("/oauth2/introspect", None), Some(Place::Introspect));
-        for path in ["/oauth2/token", "/auth/signin", "/.well-known/jwks.json"] {
+        assert_eq!(Place::find("/events/ssf", None), Some(Place::SecurityEvent));
+        assert_eq!(Place::find("/events/backchannel-logout", None), Some(Place::BackchannelLogout));
+        for path in ["/oauth2/token", "/events", "/events/x", "/auth/signin", "/.well-known/jwks.json"] {
             assert_eq!(Place::find(path, None), None, "{path}");
         }
     }

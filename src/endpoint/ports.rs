@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::clock::UnixTime;
+use crate::issuer::Stated;
 use crate::revocation::{Kind, Revocation, Selector, TokenKeys};
-use crate::token::{Claims, TokenType, VerifiedToken};
+use crate::token::{Claims, TokenType, VerifiedToken, VerifyError};
 
 /// Why a token was not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,15 @@ pub enum Unverified {
     /// Good but for its `exp`.
     Expired,
     /// It could not be told: the key set is being fetched, or the key store is away.
+    Unavailable,
+}
+
+/// Why a statement of somebody else was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unstated {
+    /// Malformed, forged, of nobody that we know.
+    Invalid(VerifyError),
+    /// It could not be told: the key set is being fetched.
     Unavailable,
 }
 
@@ -92,6 +102,17 @@ pub trait Tokens: Send + Sync + 'static {
         text: &'a str,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>>;
+
+    /// Verifies a JWT of an external issuer that is no credential: a security event or logout token. Its form and its
+    /// signature alone have been looked at.
+    ///
+    /// # Errors
+    /// See [`Unstated`].
+    fn verify_statement<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Stated, Unstated>>;
 
     /// The longest that a token of this issuer can live.
     fn lifetime_max(&self, issuer: &str) -> Duration;

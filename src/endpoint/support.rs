@@ -20,10 +20,11 @@ use tempfile::TempDir;
 use super::settings::{Client, ClientKey, Credential, Lockout, OnReuse, Password, Settings};
 use super::*;
 use crate::clock::{ManualClock, UnixTime};
+use crate::issuer::Stated;
 use crate::issuer::settings::{Own, SELF};
 use crate::revocation::{Kind, Revocation, Selector, SelectorKey, TokenKeys};
 use crate::store::TrailEntry;
-use crate::token::{Algorithm, TokenType, VerifiedToken};
+use crate::token::{Algorithm, ClaimNames, Fresh, KeySet, Terms, TokenType, Typ, VerifiedToken};
 
 pub(super) const NOW: UnixTime = UnixTime::from_millis(1_800_000_000_250);
 pub(super) const ADMIN: &str = "the-admin-token";
@@ -66,7 +67,7 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-/// The key of the client `signer`.
+/// The key of the client `signer`, and of who sends events.
 pub(super) static SIGNER: LazyLock<rcgen::KeyPair> =
     LazyLock::new(|| rcgen::KeyPair::generate().expect("a key pair"));
 
@@ -158,6 +159,18 @@ impl Tokens for ToyTokens {
         self.verify(text, now)
     }
 
+    fn verify_statement<'a>(
+        &'a self,
+        text: &'a str,
+        now: UnixTime,
+    ) -> BoxFuture<'a, Result<Stated, Unstated>> {
+        let terms = statement_terms();
+        let keys = |iss: Option<&str>| (iss == Some(STATER)).then_some(&*terms.keys);
+        let statement = crate::token::verify_statement(text, text.len(), keys, now);
+        let stated = statement.map(|statement| Stated { statement, terms: Arc::new(terms.clone()) });
+        std::future::ready(stated.map_err(Unstated::Invalid)).boxed()
+    }
+
     fn lifetime_max(&self, _issuer: &str) -> Duration {
         Duration::from_secs(30 * 86_400)
     }
@@ -190,6 +203,25 @@ impl Tokens for ToyTokens {
 
     fn jwks(&self) -> Bytes {
         Bytes::from_static(b"{\"keys\":[]}")
+    }
+}
+
+/// The `iss` of who sends events; its name is `legacy`.
+pub(super) const STATER: &str = "https://id.example";
+
+fn statement_terms() -> Terms {
+    Terms {
+        issuer: "legacy".into(),
+        keys: Arc::new(KeySet::from_public_key(&SIGNER.public_key_pem(), &[Algorithm::ES256]).unwrap()),
+        audience: vec!["us".into()],
+        leeway: Duration::ZERO,
+        skew: Duration::ZERO,
+        lifetime_max: Duration::from_secs(3600),
+        require: vec![],
+        typ: Typ::Any,
+        claims: ClaimNames::default(),
+        revocable: Arc::default(),
+        fresh: Fresh::Claimed,
     }
 }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod bad_input;
 mod clients;
+mod events;
 mod oauth;
 mod refresh;
 mod revoking;
