@@ -33,6 +33,7 @@ fn case() -> Case {
             issued_at: Some(NOW),
             expires_at: UnixTime::from_secs(NOW.secs() + 60),
             fresh_until: None,
+            binding: None,
             claims: claims(json!({})),
         },
         standing: Standing::Good,

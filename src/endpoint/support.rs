@@ -119,6 +119,7 @@ impl ToyTokens {
             issued_at: time("iat"),
             expires_at: time("exp")?,
             fresh_until: (claims["fresh"] == true).then(|| time("iat").unwrap().plus(FRESH_TTL)),
+            binding: None,
             claims: claims.as_object()?.into(),
         })
     }

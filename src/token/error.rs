@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{JsonError, Step};
+use super::{JsonError, ProofError, Step};
 
 /// A part of a compact JWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,21 @@ pub enum VerifyError {
     /// `cnf`: bound to a key whose proof nobody checked (RFC 7800 §3.1).
     #[error("the token is bound to a key, and no proof of it was given")]
     Bound,
+    /// Presented with a proof, but bound to no key (RFC 9449 §7.1).
+    #[error("the token is bound to no key: it is a bearer token")]
+    NotBound,
+    /// The proof was signed with another key than `cnf.jkt`.
+    #[error("the token is bound to another key")]
+    OtherKey,
+    /// The client certificate is not that of `cnf.x5t#S256`, or there is none.
+    #[error("the token is bound to another client certificate")]
+    OtherCertificate,
+    /// The proof itself.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// There is no room to remember one more proof; it is ours to blame.
+    #[error("too many proofs at this time")]
+    Busy,
     /// Neither `access` nor `refresh`.
     #[error("the token is neither an access nor a refresh token")]
     TokenType,
@@ -117,7 +132,14 @@ impl VerifyError {
             Self::UnknownIssuer => Step::Issuer,
             Self::Typ => Step::Typ,
             Self::UnknownKey | Self::AmbiguousKey | Self::Algorithm | Self::Signature => Step::Signature,
-            Self::ClaimMissing(_) | Self::ClaimType(_) | Self::Bound => Step::Claims,
+            Self::ClaimMissing(_)
+            | Self::ClaimType(_)
+            | Self::Bound
+            | Self::NotBound
+            | Self::OtherKey
+            | Self::OtherCertificate
+            | Self::Proof(_)
+            | Self::Busy => Step::Claims,
             Self::Audience => Step::Audience,
             Self::NotYetValid | Self::IssuedInFuture | Self::LivesTooLong => Step::Times,
             Self::ClaimName(_) => Step::Names,

@@ -6,8 +6,10 @@
 //! asks for.
 
 mod bearer;
+mod binding;
 mod claims;
 mod der;
+mod dpop;
 mod encoding;
 mod error;
 mod issue;
@@ -16,6 +18,7 @@ mod jws;
 mod kept;
 mod keys;
 mod public;
+mod replay;
 mod signing;
 mod statement;
 mod steps;
@@ -26,7 +29,9 @@ mod types;
 mod verify;
 
 pub use bearer::{BearerError, bearer};
+pub use binding::{Binding, Possession, Scheme, Thumbprint};
 pub use claims::{NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
+pub use dpop::{PROOF_ALGORITHMS, Proof, ProofError, ProofFor, check_proof};
 pub use encoding::{NotBase64, decode_base64url, encode_base64url};
 pub use error::{Part, VerifyError};
 pub use issue::{IssueError, NewToken, issue, sign};
@@ -34,6 +39,7 @@ pub use json::{DEPTH_MAX, JsonError, json_object};
 pub use kept::KeptClaims;
 pub use keys::{KeyError, KeySet, Skipped};
 pub use public::PublicKey;
+pub use replay::{NotTaken, Replays};
 pub use signing::SigningKey;
 pub use statement::{Statement, numeric_date, verify_statement};
 pub use steps::{Step, Steps};

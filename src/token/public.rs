@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents, Verifi
 use serde_json::{Value, json};
 
 use super::der::{self, Der};
-use super::{Algorithm, Claims, KeyError, decode_base64url, encode_base64url};
+use super::{Algorithm, Claims, KeyError, Thumbprint, decode_base64url, encode_base64url};
 
 /// RFC 7518 §3.3 and §3.5 ask for 2048 bits or more.
 const RSA_BITS_MIN: usize = 2048;
@@ -331,9 +331,16 @@ impl PublicKey {
 
     /// Its RFC 7638 thumbprint: base64url of SHA-256 over its required members in lexicographic order.
     pub fn thumbprint(&self) -> String {
+        self.thumbprint_bytes().to_string()
+    }
+
+    /// The same, as its bytes.
+    pub fn thumbprint_bytes(&self) -> Thumbprint {
         // A map keeps its members sorted by name, and none of these values needs an escape (RFC 7638 §3.3).
         let text = Value::Object(self.required_members()).to_string();
-        encode_base64url(digest::digest(&digest::SHA256, text.as_bytes()))
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        Thumbprint(bytes)
     }
 }
 

@@ -84,9 +84,6 @@ impl Terms {
         if claims.get("events").is_some_and(Value::is_object) {
             return Err(VerifyError::Typ);
         }
-        if claims.contains_key("cnf") {
-            return Err(VerifyError::Bound);
-        }
         // `null` says nothing, so it does not count as present.
         let is_missing = |name: &str| claims.get(name).is_none_or(Value::is_null);
         match self.require.iter().find(|name| is_missing(name)) {

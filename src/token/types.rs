@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 pub use jsonwebtoken::Algorithm;
 
-use super::KeptClaims;
+use super::{Binding, KeptClaims};
 use crate::clock::UnixTime;
 
 /// What a token is good for: the claim `token_use` or `type`.
@@ -58,6 +58,8 @@ pub struct VerifiedToken {
     pub expires_at: UnixTime,
     /// Until when it counts as fresh (CONTRACT §2 `fresh_ttl`); `None`: it does not.
     pub fresh_until: Option<UnixTime>,
+    /// `cnf`: whoever brings it must show to hold these.
+    pub binding: Option<Box<Binding>>,
     /// Every claim, for `require_claims` and for revocation by `claim:NAME`.
     pub claims: KeptClaims,
 }

@@ -8,7 +8,7 @@ use aws_lc_rs::digest;
 use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
 use super::jws::{Header, Jws};
 use super::{
-    Claims, KeptClaims, Part, Step, Steps, Terms, VerifiedToken, VerifyError, decode_base64url,
+    Binding, Claims, KeptClaims, Part, Step, Steps, Terms, VerifiedToken, VerifyError, decode_base64url,
     encode_base64url,
 };
 use crate::clock::UnixTime;
@@ -63,6 +63,7 @@ pub fn verify<'t>(
 
     let times = Times::read(&claims)?;
     terms.check_form(&claims)?;
+    let binding = Binding::of(&claims)?;
     steps.passed(Step::Claims, format_args!("well typed, nothing required is missing"));
     claims::audience(&claims, &terms.audience)?;
     steps.passed(Step::Audience, format_args!("{:?}", claims.get("aud")));
@@ -98,6 +99,7 @@ pub fn verify<'t>(
             issued_at: times.issued_at,
             expires_at: times.expires_at,
             fresh_until: terms.fresh.until(&claims, times.issued_at, times.expires_at),
+            binding: binding.map(Box::new),
             claims: KeptClaims::of(&json),
         },
     })

@@ -29,6 +29,7 @@ fn until(expires_at: UnixTime, id: &str, session: &str, subject: &str) -> Arc<Kn
         issued_at: Some(NOW),
         expires_at,
         fresh_until: None,
+        binding: None,
         claims: claims.as_object().unwrap().into(),
     };
     let keys = TokenKeys::of(&token, &["tenant".into()]);

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod claims;
+mod dpop;
 mod form;
 mod keys;
 mod round_trip;
