@@ -151,6 +151,7 @@ pub(crate) fn token(issuers: &Issuers, number: u64) -> String {
         issued_at: at,
         expires_at: at.plus(Duration::from_secs(3600)),
         fresh: true,
+        binding: None,
         scopes: &["orders:read".into(), "orders:write".into()],
         extra: &extra,
     };

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
-use crate::revocation::{Blocklist, KnownToken};
+use crate::revocation::{Admitted, Blocklist, KnownToken};
 use crate::route::settings::{Requirement, Route};
 use crate::store::Standing;
 use crate::token::{TokenType, VerifiedToken};
@@ -23,7 +23,7 @@ pub enum Evidence {
     /// They cannot be processed, or the token is expired; the problem says which.
     Unusable(Problem),
     /// A verified token, and what the store knows of it where it was asked (`Standing::Good` where not).
-    Token(Arc<KnownToken>, Standing),
+    Token(Admitted, Standing),
 }
 
 /// The right to forward one request, and what may be said about its sender.
@@ -71,7 +71,7 @@ pub fn decide(
     now: UnixTime,
 ) -> Result<Permit, Refusal> {
     let token = match &evidence {
-        Evidence::Token(known, _) => Some(known.clone()),
+        Evidence::Token(admitted, _) => Some(admitted.known().clone()),
         _ => None,
     };
     match judge(route, evidence, blocklist, now) {
@@ -98,7 +98,7 @@ fn judge(
             };
         }
         Evidence::Unusable(problem) => return Err(problem),
-        Evidence::Token(known, standing) => (known, standing),
+        Evidence::Token(admitted, standing) => (admitted.into_known(), standing),
     };
     let token = &known.token;
     if !route.issuers.is_empty() && !route.issuers.contains(&token.issuer) {

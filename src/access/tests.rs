@@ -50,7 +50,12 @@ impl Case {
         let keys = TokenKeys::of(&self.token, &[]);
         let known = Arc::new(KnownToken::for_test(self.token, keys));
         let blocklist = Blocklist::holding(&self.revoked);
-        decide(&Arc::new(self.route), Evidence::Token(known, self.standing), &blocklist, NOW)
+        decide(
+            &Arc::new(self.route),
+            Evidence::Token(Admitted::for_explaining(known), self.standing),
+            &blocklist,
+            NOW,
+        )
     }
 
     fn code(self) -> Option<Code> {

@@ -17,7 +17,7 @@ use crate::access::{self, Evidence};
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
 use crate::gateway::Setup;
-use crate::revocation::{Blocklist, Kind, KnownToken, Selector, TokenKeys, cutoff_refuses};
+use crate::revocation::{Admitted, Blocklist, Kind, KnownToken, Selector, TokenKeys, cutoff_refuses};
 use crate::route::settings::{Requirement, Route};
 use crate::route::{Head, Peer};
 use crate::store::Standing;
@@ -165,6 +165,7 @@ async fn judge(
         good_until: token.expires_at,
         key_until: None,
         place: 0,
+        bound: token.binding.is_some(),
         generation: 0,
     });
     // The order in which a request is judged; the policy over an empty blocklist is told of on its own below.
@@ -172,7 +173,7 @@ async fn judge(
         Place::Route(route) => {
             let enforcing = Arc::new(Route { shadow: false, ..(**route).clone() });
             let over = |blocklist: &Blocklist, standing| {
-                let evidence = Evidence::Token(known.clone(), standing);
+                let evidence = Evidence::Token(Admitted::for_explaining(known.clone()), standing);
                 access::decide(&enforcing, evidence, blocklist, now).err().map(|refusal| refusal.problem)
             };
             let whole = over(&parts.blocklist, standing);

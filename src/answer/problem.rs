@@ -19,7 +19,17 @@ pub struct Problem {
     allow: Option<String>,
     scope: Option<String>,
     challenge: bool,
+    dpop: Option<Dpop>,
     close: bool,
+}
+
+/// The challenge is one for DPoP (RFC 9449 §7.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Dpop {
+    /// In place of the error that the code has for bearer tokens.
+    error: Option<&'static str>,
+    algorithms: &'static str,
+    nonce: Option<Box<str>>,
 }
 
 /// What the writer of an answer must know of the request and the settings.
@@ -72,6 +82,7 @@ impl Problem {
             allow: None,
             scope: None,
             challenge,
+            dpop: None,
             close: false,
         }
     }
@@ -104,6 +115,32 @@ impl Problem {
     pub fn challenging(mut self) -> Self {
         self.challenge = true;
         self
+    }
+
+    /// With a challenge for DPoP (RFC 9449 §7.1) in place of one for bearer tokens: `algorithms` are those of proofs,
+    /// `error` is `invalid_dpop_proof` and the like, where the code's own does not do.
+    pub fn for_dpop(mut self, algorithms: &'static str, error: Option<&'static str>) -> Self {
+        self.challenge = true;
+        self.dpop = Some(Dpop { error, algorithms, nonce: None });
+        self
+    }
+
+    /// The nonce that the next proof must have (RFC 9449 §8, §9), after [`Problem::for_dpop`].
+    pub fn with_nonce(mut self, nonce: Box<str>) -> Self {
+        if let Some(dpop) = &mut self.dpop {
+            dpop.nonce = Some(nonce);
+        }
+        self
+    }
+
+    /// The error about a DPoP proof, if that is what it is.
+    pub fn dpop_error(&self) -> Option<&'static str> {
+        self.dpop.as_ref()?.error
+    }
+
+    /// The nonce that the next proof must have.
+    pub fn nonce(&self) -> Option<&str> {
+        self.dpop.as_ref()?.nonce.as_deref()
     }
 
     /// The connection ends with this answer.
@@ -155,6 +192,9 @@ impl Problem {
         {
             headers.insert(WWW_AUTHENTICATE, value);
         }
+        if let Some(nonce) = self.nonce().and_then(|nonce| HeaderValue::from_str(nonce).ok()) {
+            headers.insert("dpop-nonce", nonce);
+        }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -204,8 +244,10 @@ impl Problem {
     }
 
     fn challenge_text(&self, realm: &str) -> String {
-        let mut text = format!("Bearer realm=\"{}\"", quoted(realm));
+        let scheme = if self.dpop.is_some() { "DPoP" } else { "Bearer" };
+        let mut text = format!("{scheme} realm=\"{}\"", quoted(realm));
         let error = match self.code {
+            _ if self.dpop_error().is_some() => self.dpop_error(),
             Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked | Code::TokenNotFresh => {
                 Some("invalid_token")
             }
@@ -218,6 +260,9 @@ impl Problem {
         }
         if let Some(scope) = &self.scope {
             let _ = write!(text, ", scope=\"{}\"", quoted(scope));
+        }
+        if let Some(dpop) = &self.dpop {
+            let _ = write!(text, ", algs=\"{}\"", dpop.algorithms);
         }
         text
     }

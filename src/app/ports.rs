@@ -12,13 +12,13 @@ use crate::answer::{Body, Problem};
 use crate::clock::{Clock, UnixTime};
 use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unstated, Unverified};
 use crate::gateway::Gateway;
-use crate::issuer::{self, KnownToken, Stated};
+use crate::issuer::{self, Admitted, KnownToken, Stated};
 use crate::revocation::{self, Kind, Revocation, Selector, TokenKeys};
 use crate::route::Peer;
 use crate::server::{Drain, Handler, HeadFacts};
 use crate::store::{Registry, Store, Trail};
 use crate::telemetry::{Metrics, Sample};
-use crate::token::{Claims, TokenType, VerifiedToken, VerifyError};
+use crate::token::{Claims, Possession, Proof, TokenType, VerifiedToken, VerifyError};
 
 /// Clients' connections end in the gateway.
 #[derive(Clone)]
@@ -73,14 +73,30 @@ impl Tokens {
 fn verified(known: Result<Arc<KnownToken>, VerifyError>) -> Result<Arc<VerifiedToken>, Unverified> {
     match known {
         Ok(known) => Ok(Arc::new(known.token.clone())),
-        Err(error) if error.is_expired() => Err(Unverified::Expired),
-        Err(_) => Err(Unverified::Invalid),
+        Err(error) => Err(unverified(&error)),
+    }
+}
+
+fn unverified(error: &VerifyError) -> Unverified {
+    match error {
+        error if error.is_expired() => Unverified::Expired,
+        error if error.is_about_possession() => Unverified::Unheld(Box::new(error.to_problem())),
+        _ => Unverified::Invalid,
     }
 }
 
 impl endpoint::Tokens for Tokens {
-    fn verify_own(&self, text: &str, now: UnixTime) -> Result<Arc<VerifiedToken>, Unverified> {
-        verified(self.0.load().verify_own(text, now))
+    fn admit_own(
+        &self,
+        text: &str,
+        possession: &Possession,
+        now: UnixTime,
+    ) -> Result<Arc<VerifiedToken>, Unverified> {
+        verified(self.0.load().admit_own(text, possession, now).map(Admitted::into_known))
+    }
+
+    fn take_proof(&self, proof: &Proof, now: UnixTime) -> Result<(), Unverified> {
+        self.0.load().take_proof(proof, now).map_err(|error| unverified(&error))
     }
 
     fn verify_own_tolerating_expiry(
@@ -137,6 +153,7 @@ impl endpoint::Tokens for Tokens {
             issued_at: grant.issued_at,
             expires_at: grant.expires_at,
             fresh: grant.fresh,
+            binding: grant.binding,
             scopes: &scopes,
             extra: grant.claims,
         };

@@ -13,6 +13,7 @@ use crate::answer::{BoxError, Code, Problem};
 use crate::clock::UnixTime;
 use crate::route::Peer;
 use crate::store::Page;
+use crate::token::{self, Possession, ProofError, ProofFor, Scheme, Thumbprint, VerifyError};
 
 /// The largest body that an endpoint takes (CONTRACT §5).
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -35,7 +36,19 @@ pub(super) struct Call {
     /// The address that the client connected to.
     pub(super) local: Option<SocketAddr>,
     uri: Uri,
-    secure: bool,
+    /// Scheme and authority as the client wrote them.
+    origin: Option<Origin>,
+    certificate: Option<Thumbprint>,
+}
+
+/// Scheme and authority of the URL that the client used; an extension of the request, where the gateway knows more
+/// than the request says (behind trusted proxies).
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// `http` or `https`.
+    pub scheme: Box<str>,
+    /// Host and port.
+    pub authority: Box<str>,
 }
 
 impl Call {
@@ -62,14 +75,15 @@ impl Call {
             .map_err(|error| if error.is::<LengthLimitError>() { too_large() } else { broken(&*error) })?;
         Ok(Self {
             place,
-            method: head.method,
-            headers: head.headers,
             body: body.to_bytes(),
             now,
             ip: peer.address.map(|address| address.ip().to_canonical()),
             local: peer.local,
+            origin: head.extensions.get().cloned().or_else(|| origin(&head.uri, &head.headers, peer.secure)),
+            certificate: peer.certificate().map(|certificate| Thumbprint(certificate.sha256)),
+            method: head.method,
+            headers: head.headers,
             uri: head.uri,
-            secure: peer.secure,
         })
     }
 
@@ -78,11 +92,51 @@ impl Call {
         Fields::of(&self.headers, &self.body)
     }
 
-    /// The token in `Authorization` (RFC 6750 §2.1), if there is one; another scheme counts as none.
+    /// What the client has shown to hold: the certificate of its connection (RFC 8705), and a proof for this request
+    /// (RFC 9449), whether or not the token needs them. `token` is the one in `Authorization`; `ath` may be left out
+    /// where that is a refresh token.
+    ///
+    /// # Errors
+    /// 401 `token_invalid` for a proof that is no good.
+    pub(super) fn possession(&self, token: Option<&str>) -> Result<Possession, Problem> {
+        let certificate = self.certificate;
+        let scheme = match self.credentials() {
+            Ok(Some((scheme, _))) => scheme,
+            _ => Scheme::Bearer,
+        };
+        let refused = |error: ProofError| VerifyError::from(error).to_problem();
+        let Some(text) = token::proof_text(&self.headers).map_err(refused)? else {
+            return match scheme {
+                Scheme::Bearer => Ok(Possession { certificate, ..Possession::default() }),
+                Scheme::Dpop => Err(refused(ProofError::Missing)),
+            };
+        };
+        let origin = self.origin.as_ref().ok_or_else(|| bad("The request names no host"))?;
+        let wanted = ProofFor {
+            method: self.method.as_str(),
+            scheme: &origin.scheme,
+            authority: &origin.authority,
+            path: self.uri.path(),
+            token,
+            with_ath: token.is_some() && self.place != Place::Refresh,
+        };
+        let proof = token::check_proof(text, &wanted, self.now).map_err(refused)?;
+        Ok(Possession { scheme, proof: Some(proof), certificate })
+    }
+
+    /// The token in `Authorization` (RFC 6750 §2.1, RFC 9449 §7.1), if there is one.
+    ///
+    /// # Errors
+    /// As [`Call::credentials`].
+    pub(super) fn bearer(&self) -> Result<Option<&str>, Problem> {
+        Ok(self.credentials()?.map(|(_, token)| token))
+    }
+
+    /// The scheme and the token of `Authorization`; another scheme counts as none.
     ///
     /// # Errors
     /// 400 for two `Authorization` fields.
-    pub(super) fn bearer(&self) -> Result<Option<&str>, Problem> {
+    fn credentials(&self) -> Result<Option<(Scheme, &str)>, Problem> {
         let mut values = self.headers.get_all(AUTHORIZATION).iter();
         let first = values.next();
         if values.next().is_some() {
@@ -91,7 +145,12 @@ impl Call {
         let Some(text) = first.and_then(|value| value.to_str().ok()) else { return Ok(None) };
         let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
         let token = token.trim_matches([' ', '\t']);
-        Ok((scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token))
+        let scheme = match scheme {
+            name if name.eq_ignore_ascii_case("Bearer") => Scheme::Bearer,
+            name if name.eq_ignore_ascii_case("DPoP") => Scheme::Dpop,
+            _ => return Ok(None),
+        };
+        Ok((!token.is_empty()).then_some((scheme, token)))
     }
 
     /// The client's address in words; empty on a Unix socket.
@@ -151,8 +210,17 @@ impl Call {
 
     /// Where the client believes to be: `https://host:port`.
     pub(super) fn base(&self) -> Option<String> {
-        Some(format!("{}://{}", if self.secure { "https" } else { "http" }, self.authority()?))
+        let origin = self.origin.as_ref()?;
+        Some(format!("{}://{}", origin.scheme, origin.authority))
     }
+}
+
+fn origin(uri: &Uri, headers: &HeaderMap, secure: bool) -> Option<Origin> {
+    let authority = match uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => headers.get(HOST)?.to_str().ok()?,
+    };
+    Some(Origin { scheme: if secure { "https" } else { "http" }.into(), authority: authority.into() })
 }
 
 /// A body that did not come to its end; the connection cannot go on.

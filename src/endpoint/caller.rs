@@ -46,7 +46,9 @@ impl Endpoints {
     /// # Errors
     /// 401 missing or expired; 422 anything else that is wrong with it.
     pub(super) fn own_token(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
-        Ok(self.parts.tokens.verify_own(self.token_text(call)?, call.now)?)
+        let text = self.token_text(call)?;
+        let possession = call.possession(Some(text))?;
+        Ok(self.parts.tokens.admit_own(text, &possession, call.now)?)
     }
 
     /// The text of the request's token.

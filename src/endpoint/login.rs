@@ -8,13 +8,14 @@ use uuid::Uuid;
 
 use super::Endpoints;
 use super::call::Call;
+use super::place::Place;
 use super::ports::Grant;
 use super::revoking::Cause;
 use super::settings::Settings;
 use crate::answer::Problem;
 use crate::clock::UnixTime;
 use crate::store::{Login, Session, Token, User};
-use crate::token::{Claims, TokenType};
+use crate::token::{Binding, Claims, TokenType};
 
 /// What the tokens of a session have in common.
 #[derive(Clone, Copy)]
@@ -24,6 +25,8 @@ pub(super) struct Holder<'a> {
     /// The end of the session, and so of each of its tokens.
     pub(super) until: UnixTime,
     pub(super) scope: &'a str,
+    /// What its tokens are bound to.
+    pub(super) binding: Option<Binding>,
 }
 
 /// A session that is about to be recorded, with the texts of its first tokens.
@@ -72,11 +75,30 @@ impl Endpoints {
             user_agent: call.user_agent(),
             address: call.address(),
         };
-        let holder =
-            Holder { subject: &user.id, session: &session.id, until: session.expires, scope: &user.scope };
+        let holder = Holder {
+            subject: &user.id,
+            session: &session.id,
+            until: session.expires,
+            scope: &user.scope,
+            binding: self.binding_for(call)?,
+        };
         let (access, access_row) = self.new_access(call, holder, now, true)?;
         let (refresh, refresh_row) = self.new_refresh(call, holder, now)?;
         Ok(Prepared { login: Login { session, tokens: vec![access_row, refresh_row] }, access, refresh })
+    }
+
+    /// What the tokens of a client that asks for its first ones are to be bound to: the key of its proof, the
+    /// certificate of its connection.
+    ///
+    /// # Errors
+    /// 401 for a proof that is no good or was used before.
+    pub(super) fn binding_for(&self, call: &Call) -> Result<Option<Binding>, Problem> {
+        let token = if call.place == Place::Refresh { call.bearer()? } else { None };
+        let possession = call.possession(token)?;
+        if let Some(proof) = &possession.proof {
+            self.parts.tokens.take_proof(proof, call.now)?;
+        }
+        Ok(possession.binding())
     }
 
     /// A new access token: its text, and its row.
@@ -106,6 +128,7 @@ impl Endpoints {
                 expires_at,
                 fresh,
                 scope: holder.scope,
+                binding: holder.binding,
                 claims: &auth.claims,
             },
         )
@@ -149,6 +172,7 @@ impl Endpoints {
                 expires_at,
                 fresh: false,
                 scope: "",
+                binding: holder.binding,
                 claims: &Claims::new(),
             },
         )

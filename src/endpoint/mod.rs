@@ -48,6 +48,7 @@ use hasher::Hasher;
 use lockout::Lockout;
 use place::Place;
 
+pub use call::Origin;
 pub use ports::{Grant, Issued, LogUnavailable, Revocations, SigningFailed, Tokens, Unstated, Unverified};
 
 /// Rows stay this long after they expired, for clocks that disagree.

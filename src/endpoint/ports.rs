@@ -7,18 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use crate::answer::Problem;
 use crate::clock::UnixTime;
 use crate::issuer::Stated;
 use crate::revocation::{Kind, Revocation, Selector, TokenKeys};
-use crate::token::{Claims, TokenType, VerifiedToken, VerifyError};
+use crate::token::{Binding, Claims, Possession, Proof, TokenType, VerifiedToken, VerifyError};
 
 /// Why a token was not verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unverified {
     /// Malformed, forged, of an issuer, key or audience that is not ours to accept.
     Invalid,
     /// Good but for its `exp`.
     Expired,
+    /// What it is bound to was not shown; the problem says how to.
+    Unheld(Box<Problem>),
     /// It could not be told: the key set is being fetched, or the key store is away.
     Unavailable,
 }
@@ -53,6 +56,8 @@ pub struct Grant<'a> {
     pub fresh: bool,
     /// `scope`; left out when empty.
     pub scope: &'a str,
+    /// `cnf`: what it is bound to.
+    pub binding: Option<Binding>,
     /// More claims; never one of those above.
     pub claims: &'a Claims,
 }
@@ -73,11 +78,23 @@ pub struct SigningFailed;
 
 /// Verifying and issuing tokens.
 pub trait Tokens: Send + Sync + 'static {
-    /// Verifies one of the gateway's own tokens, of any type. Whether it is revoked is not looked at.
+    /// Takes one of the gateway's own tokens, of any type, from a client that has shown `possession`; a proof in it
+    /// counts as used then. Whether the token is revoked is not looked at.
     ///
     /// # Errors
     /// See [`Unverified`]; a token of another issuer is [`Unverified::Invalid`].
-    fn verify_own(&self, text: &str, now: UnixTime) -> Result<Arc<VerifiedToken>, Unverified>;
+    fn admit_own(
+        &self,
+        text: &str,
+        possession: &Possession,
+        now: UnixTime,
+    ) -> Result<Arc<VerifiedToken>, Unverified>;
+
+    /// Takes a proof that came without a token of ours, from a client that asks for one bound to its key.
+    ///
+    /// # Errors
+    /// [`Unverified::Unheld`]: it was used before, lacks a nonce, or cannot be remembered.
+    fn take_proof(&self, proof: &Proof, now: UnixTime) -> Result<(), Unverified>;
 
     /// The same, whatever its `exp`.
     ///

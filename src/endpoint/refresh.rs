@@ -17,7 +17,7 @@ use crate::answer::{Body, Code, Problem};
 use crate::clock::UnixTime;
 use crate::revocation::Kind;
 use crate::store::{Rotated, Rotation, Session, Token};
-use crate::token::{TokenType, VerifiedToken};
+use crate::token::{Binding, TokenType, VerifiedToken};
 
 /// What a refresh gives.
 pub(super) struct Exchanged {
@@ -26,6 +26,8 @@ pub(super) struct Exchanged {
     /// `None` when refresh tokens are not rotated.
     pub(super) refresh: Option<String>,
     pub(super) scope: Box<str>,
+    /// What the new tokens are bound to.
+    pub(super) binding: Option<Binding>,
 }
 
 impl Endpoints {
@@ -80,6 +82,11 @@ impl Endpoints {
             // A refresh token lives as long as its session, and its successor no longer.
             until: presented.expires_at,
             scope: narrowed.unwrap_or_else(|| scope_of(auth, &user)),
+            // A binding is never lost by a refresh: whoever brought the token has shown it. One can be won.
+            binding: match presented.binding.as_deref() {
+                Some(binding) => Some(*binding),
+                None => self.binding_for(call)?,
+            },
         };
         let (access, access_row) = self.new_access(call, holder, now, false)?;
         let successor = match auth.rotate_refresh {
@@ -112,7 +119,13 @@ impl Endpoints {
                 successor: successor_row,
             })
             .await?;
-        let exchanged = |refresh| Exchanged { access, access_row, refresh, scope: holder.scope.into() };
+        let exchanged = |refresh| Exchanged {
+            access,
+            access_row,
+            refresh,
+            scope: holder.scope.into(),
+            binding: holder.binding,
+        };
         match rotated {
             Rotated::Done => Ok(exchanged(successor)),
             Rotated::Repeated(successor) => {

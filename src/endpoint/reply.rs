@@ -57,6 +57,7 @@ impl From<Unverified> for Problem {
         match error {
             Unverified::Invalid => Self::new(Code::TokenInvalid, "The token is not valid"),
             Unverified::Expired => Self::new(Code::TokenExpired, "The token has expired"),
+            Unverified::Unheld(problem) => *problem,
             Unverified::Unavailable => Self::new(Code::Overloaded, "The token cannot be checked now"),
         }
     }

@@ -51,6 +51,22 @@ pub(super) fn client_address(trusted: &[IpNet], peer: &Peer, headers: &HeaderMap
     Some(hop.unwrap_or(peer_address))
 }
 
+/// Scheme and authority in the URL that the client used. Of several trusted proxies the first one that wrote them down
+/// met the client, so its entry counts: the leftmost.
+pub(super) fn client_origin<'a>(
+    trusted: &[IpNet],
+    head: &'a Head,
+    headers: &'a HeaderMap,
+) -> (&'a str, &'a str) {
+    let own = if head.peer().secure { "https" } else { "http" };
+    let said = |name| {
+        let text = headers.get(name).filter(|_| is_trusted(trusted, head.peer()))?.to_str().ok()?;
+        text.split(',').next().map(str::trim).filter(|text| !text.is_empty())
+    };
+    let scheme = said(X_FORWARDED_PROTO).filter(|text| matches!(*text, "http" | "https"));
+    (scheme.unwrap_or(own), said(X_FORWARDED_HOST).unwrap_or(head.authority().as_str()))
+}
+
 /// Adds what we know ourselves. Whatever of these fields is still there came from a trusted proxy and stays before it.
 pub(super) fn write(headers: &mut HeaderMap, head: &Head, scratch: &mut Scratch) {
     let peer = head.peer();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::clock::UnixTime;
 use crate::route::settings::{Limits, Route};
-use crate::route::{Peer, is_underscored};
+use crate::route::{Head, Peer, is_underscored};
 
 use super::fields::{fold, retain};
 use super::forwarded;
@@ -48,6 +48,11 @@ impl Forwarding {
     /// `headers` as received.
     pub fn client_address(&self, peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
         forwarded::client_address(&self.trusted_proxies, peer, headers)
+    }
+
+    /// Scheme and authority as the client wrote them: those of the request, or what a trusted proxy says of them.
+    pub fn client_origin<'a>(&self, head: &'a Head, headers: &'a HeaderMap) -> (&'a str, &'a str) {
+        forwarded::client_origin(&self.trusted_proxies, head, headers)
     }
 
     /// The request's id: the client's if it is fit, else a new one. `headers` as received.

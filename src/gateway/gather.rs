@@ -8,41 +8,71 @@ use crate::access::Evidence;
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
 use crate::revocation::KnownToken;
+use crate::route::Head;
 use crate::route::settings::{Requirement, Route};
 use crate::store::{Registry, Standing};
-use crate::token::{self, BearerError, TokenType, VerifyError};
+use crate::token::{
+    self, BearerError, Credentials, Possession, ProofError, ProofFor, Scheme, Thumbprint, TokenType,
+};
 
 pub(super) async fn evidence(
     setup: &Setup,
     registry: &dyn Registry,
     route: &Route,
+    head: &Head,
     headers: &HeaderMap,
     now: UnixTime,
 ) -> Evidence {
     if route.auth == Requirement::Public {
         return Evidence::Absent;
     }
-    let text = match token::bearer(headers, setup.limits.token_bytes_max) {
-        Ok(Some(text)) => text,
+    let credentials = match token::credentials(headers, setup.limits.token_bytes_max) {
+        Ok(Some(credentials)) => credentials,
         Ok(None) => return Evidence::Absent,
         Err(error @ BearerError::Twice) => {
             return Evidence::Unusable(Problem::new(Code::InvalidRequest, error.to_string()));
         }
         Err(error) => return Evidence::Unusable(Problem::new(Code::TokenInvalid, error.to_string())),
     };
-    let known = match setup.issuers.load().verify(text, now) {
-        Ok(known) => known,
-        Err(error) => return Evidence::Unusable(unverified(&error)),
+    let possession = match possession(setup, credentials, head, headers, now) {
+        Ok(possession) => possession,
+        Err(error) => return Evidence::Unusable(token::VerifyError::from(error).to_problem()),
     };
-    match standing(setup, registry, route, &known).await {
-        Ok(standing) => Evidence::Token(known, standing),
+    let admitted = match setup.issuers.load().admit(credentials.token, &possession, now) {
+        Ok(admitted) => admitted,
+        Err(error) => return Evidence::Unusable(error.to_problem()),
+    };
+    match standing(setup, registry, route, admitted.known()).await {
+        Ok(standing) => Evidence::Token(admitted, standing),
         Err(problem) => Evidence::Unusable(problem),
     }
 }
 
-fn unverified(error: &VerifyError) -> Problem {
-    let code = if error.is_expired() { Code::TokenExpired } else { Code::TokenInvalid };
-    Problem::new(code, error.to_string())
+/// What the client has shown to hold beside its token: the certificate of its connection (RFC 8705), and a proof for
+/// this very request where the token came as one that needs it (RFC 9449 §7.1).
+fn possession(
+    setup: &Setup,
+    credentials: Credentials<'_>,
+    head: &Head,
+    headers: &HeaderMap,
+    now: UnixTime,
+) -> Result<Possession, ProofError> {
+    let certificate = head.peer().certificate().map(|certificate| Thumbprint(certificate.sha256));
+    if credentials.scheme == Scheme::Bearer {
+        return Ok(Possession { certificate, ..Possession::default() });
+    }
+    let text = token::proof_text(headers)?.ok_or(ProofError::Missing)?;
+    let (scheme, authority) = setup.forwarding.client_origin(head, headers);
+    let wanted = ProofFor {
+        method: head.method().as_str(),
+        scheme,
+        authority,
+        path: head.path(),
+        token: Some(credentials.token),
+        with_ath: true,
+    };
+    let proof = token::check_proof(text, &wanted, now)?;
+    Ok(Possession { scheme: Scheme::Dpop, proof: Some(proof), certificate })
 }
 
 async fn standing(

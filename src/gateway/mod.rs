@@ -120,7 +120,8 @@ impl Inner {
         story.routed(setup, found.route);
         respond::within_limit(&head, found.route)?; // 413
 
-        let evidence = gather::evidence(setup, &*self.registry, found.route, request.headers(), now).await;
+        let evidence =
+            gather::evidence(setup, &*self.registry, found.route, &head, request.headers(), now).await;
         let permit = access::decide(found.route, evidence, &self.blocklist, now)?; // 401 403
         story.permitted(&permit, &self.metrics);
 

@@ -9,7 +9,7 @@ use http::{Request, Uri};
 use super::settings::Settings;
 use crate::access::Permit;
 use crate::answer::Body;
-use crate::endpoint::Endpoints;
+use crate::endpoint::{Endpoints, Origin};
 use crate::forward::{Forwarding, Identity, Inbound, Outbound, RequestId};
 use crate::issuer;
 use crate::route::settings::{Limits, Route};
@@ -107,6 +107,9 @@ impl Setup {
         let client = self.forwarding.client_address(&peer, request.headers());
         let port = peer.address.map_or(0, |address| address.port());
         let peer = Peer { address: client.map(|ip| SocketAddr::new(ip, port)), ..peer };
+        let (scheme, authority) = self.forwarding.client_origin(head, request.headers());
+        let origin = Origin { scheme: scheme.into(), authority: authority.into() };
+        request.extensions_mut().insert(origin);
         *request.uri_mut() = normal_uri(head);
         let (endpoints, id) = (self.endpoints.clone(), id.as_str().to_owned());
         async move { endpoints.serve(peer, &id, request).await }

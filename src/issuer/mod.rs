@@ -28,12 +28,12 @@ pub use keyring::Keyring;
 pub use own::{Grant, OwnIssuer};
 
 use crate::clock::UnixTime;
-pub use crate::revocation::KnownToken;
 use crate::revocation::TokenKeys;
+pub use crate::revocation::{Admitted, KnownToken};
 use crate::store::{Registry, Standing, StoreError};
 use crate::token::{
-    KeyError, KeySet, Skipped, Statement, Step, Steps, Terms, TokenType, Verified, VerifiedToken,
-    VerifyError, verify, verify_statement,
+    KeyError, KeySet, Possession, Proof, Replays, Skipped, Statement, Step, Steps, Terms, TokenType,
+    Verified, VerifiedToken, VerifyError, verify, verify_statement,
 };
 use known::KnownTokens;
 use settings::{External, Own, SELF};
@@ -113,6 +113,7 @@ pub struct Issuers {
     revocable: Arc<[Box<str>]>,
     token_bytes_max: usize,
     known: Arc<KnownTokens>,
+    replays: Arc<Replays>,
 }
 
 /// A statement of an external issuer: a security event or logout token. Its form and signature are good; what it says
@@ -151,6 +152,7 @@ impl Issuers {
             revocable: setup.revocable.into(),
             token_bytes_max: setup.token_bytes_max,
             known,
+            replays: Arc::default(),
         };
         if let Some(settings) = setup.own {
             match own_issuer(settings, &all.revocable, now) {
@@ -236,16 +238,47 @@ impl Issuers {
             revocable: Arc::clone(&self.revocable),
             token_bytes_max: self.token_bytes_max,
             known: Arc::clone(&self.known),
+            replays: Arc::clone(&self.replays),
         }
     }
 
-    /// The token of this text, verified now or found among those verified before; either way its expiry has been
+    /// What a token says, whoever has it: verified now or found among those verified before. Its expiry has been
     /// checked at `now`, the blocklist has not. Touches memory only. A hit allocates nothing.
     ///
     /// # Errors
     /// See [`VerifyError`].
     pub fn verify(&self, text: &str, now: UnixTime) -> Result<Arc<KnownToken>, VerifyError> {
         unless_expired(self.verify_of(Whose::Any, text, now)?, now)
+    }
+
+    /// [`verify`](Self::verify), and takes the token from a client that has shown `possession`. The one way for a
+    /// request to get past us.
+    ///
+    /// # Errors
+    /// See [`VerifyError`].
+    pub fn admit(&self, text: &str, possession: &Possession, now: UnixTime) -> Result<Admitted, VerifyError> {
+        self.verify(text, now)?.admit(possession, &self.replays, now)
+    }
+
+    /// The same for a token of our own; one of another issuer is refused as of an unknown one.
+    ///
+    /// # Errors
+    /// See [`VerifyError`].
+    pub fn admit_own(
+        &self,
+        text: &str,
+        possession: &Possession,
+        now: UnixTime,
+    ) -> Result<Admitted, VerifyError> {
+        self.verify_own(text, now)?.admit(possession, &self.replays, now)
+    }
+
+    /// Takes a proof that comes without a token, where one is asked for.
+    ///
+    /// # Errors
+    /// It was used before, or there is no room to remember it.
+    pub fn take_proof(&self, proof: &Proof, now: UnixTime) -> Result<(), VerifyError> {
+        Ok(self.replays.take(proof, now)?)
     }
 
     /// The same for a token of our own; one of another issuer is refused as of an unknown one.
@@ -299,7 +332,8 @@ impl Issuers {
             keys: TokenKeys::of(&verified.token, &self.revocable),
             good_until: verified.good_until,
             key_until: verified.key_until,
-            place,
+            place: place as u32,
+            bound: verified.token.binding.is_some(),
             generation: self.issuers[place].generation,
             token: verified.token,
         }
@@ -307,7 +341,7 @@ impl Issuers {
 
     fn verify_of(&self, whose: Whose, text: &str, now: UnixTime) -> Result<Arc<KnownToken>, VerifyError> {
         let still_good = |known: &KnownToken| {
-            self.issuers.get(known.place).is_some_and(|issuer| issuer.generation == known.generation)
+            self.issuers.get(known.place as usize).is_some_and(|issuer| issuer.generation == known.generation)
                 && known.key_until.is_none_or(|end| now < end)
         };
         if let Some(known) = self.known.get(text, still_good) {

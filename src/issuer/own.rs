@@ -9,7 +9,7 @@ use super::keyring::Keyring;
 use super::settings::{Own, SELF};
 use crate::clock::UnixTime;
 use crate::token::{
-    ClaimNames, Claims, Fresh, IssueError, KeyError, NewToken, Terms, TokenType, Typ, issue, sign,
+    Binding, ClaimNames, Claims, Fresh, IssueError, KeyError, NewToken, Terms, TokenType, Typ, issue, sign,
 };
 
 /// How far ahead the `iat` of our own tokens may lie: the clocks of a fleet differ a little, and a token that one
@@ -33,6 +33,8 @@ pub struct Grant<'a> {
     pub expires_at: UnixTime,
     /// It comes of a password sign-in.
     pub fresh: bool,
+    /// `cnf`.
+    pub binding: Option<Binding>,
     /// Granted scopes, in order.
     pub scopes: &'a [Box<str>],
     /// Static claims; one that is named like a claim of ours does not count.
@@ -138,6 +140,7 @@ impl OwnIssuer {
             issued_at: grant.issued_at,
             expires_at: grant.expires_at,
             fresh: grant.fresh,
+            binding: grant.binding,
             scopes: grant.scopes,
             extra: grant.extra,
         };

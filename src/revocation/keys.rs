@@ -1,10 +1,12 @@
 //! Everything that a token can be revoked by, precomputed when it is verified, so that a check is look-ups only.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Kind, SelectorKey};
 use crate::clock::UnixTime;
-use crate::token::{KeptClaims, VerifiedToken};
+use crate::token::{KeptClaims, Possession, Replays, Scheme, VerifiedToken, VerifyError};
 
 /// The blocklist keys of one verified token, and its `iat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +110,9 @@ fn claim_keys(name: &str, issuer: &str, claims: &KeptClaims) -> Vec<SelectorKey>
 #[repr(C)]
 pub struct KnownToken {
     /// Its issuer's place, and that one's generation, when it was verified.
-    pub(crate) place: usize,
+    pub(crate) place: u32,
+    /// Whether it is bound to anything.
+    pub(crate) bound: bool,
     pub(crate) generation: u64,
     /// The end of the key that verified it.
     pub(crate) key_until: Option<UnixTime>,
@@ -120,11 +124,54 @@ pub struct KnownToken {
     pub token: VerifiedToken,
 }
 
+/// A verified token, taken from whom it was given to: what it is bound to has been shown (RFC 7800). Only
+/// [`KnownToken::admit`] makes one of what a client presents, and only such a token opens anything.
+#[derive(Clone, Debug)]
+pub struct Admitted(Arc<KnownToken>);
+
+impl Admitted {
+    /// For telling what a token would do (`POST /admin/explain`), where nobody presents it.
+    pub fn for_explaining(known: Arc<KnownToken>) -> Self {
+        Self(known)
+    }
+
+    /// The token.
+    pub fn known(&self) -> &Arc<KnownToken> {
+        &self.0
+    }
+
+    /// The token, to keep.
+    pub fn into_known(self) -> Arc<KnownToken> {
+        self.0
+    }
+}
+
 impl KnownToken {
+    /// Takes the token from a client that has shown `possession`. A token that is bound to nothing, presented as a
+    /// bearer token, costs one comparison. A proof counts as used when this has succeeded.
+    ///
+    /// # Errors
+    /// What the token is bound to was not shown, or the proof was used before ([`VerifyError`]).
+    pub fn admit(
+        self: Arc<Self>,
+        possession: &Possession,
+        replays: &Replays,
+        now: UnixTime,
+    ) -> Result<Admitted, VerifyError> {
+        if self.bound || possession.scheme != Scheme::Bearer {
+            possession.suits(self.token.binding.as_deref())?;
+            if let Some(proof) = &possession.proof {
+                replays.take(proof, now)?;
+            }
+        }
+        Ok(Admitted(self))
+    }
+
     /// One that no issuer verified, for tests of other rooms.
     #[cfg(test)]
     pub(crate) fn for_test(token: VerifiedToken, keys: TokenKeys) -> Self {
-        Self { good_until: token.expires_at, token, keys, key_until: None, place: 0, generation: 0 }
+        let bound = token.binding.is_some();
+        Self { good_until: token.expires_at, token, keys, key_until: None, place: 0, bound, generation: 0 }
     }
 
     /// From then on it is expired (`exp` and the issuer's leeway): when its live connections are to be cut.

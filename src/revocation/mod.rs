@@ -55,7 +55,7 @@ pub use entry::{Kind, NAME_BYTES_MAX, Revocation, SUBJECT_BYTES_MAX, Selector, S
 pub use error::{AppendError, Damage, OpenError, SnapshotError};
 pub use follow::{FollowError, Follower};
 pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
-pub use keys::{ClaimKeys, KnownToken, TokenKeys};
+pub use keys::{Admitted, ClaimKeys, KnownToken, TokenKeys};
 pub use open::{IssuerTerm, Opening, Report, open};
 pub use record::{GatewayId, Origin, Record};
 pub use validate::{ACTOR_BYTES_MAX, ADDRESS_BYTES_MAX, InvalidRevocation, REASON_BYTES_MAX};

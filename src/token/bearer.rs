@@ -4,6 +4,8 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
+use super::Scheme;
+
 /// Why the credentials of a request cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
@@ -19,36 +21,50 @@ pub enum BearerError {
     TooLong,
 }
 
-/// The bearer token of the `Authorization` field; `None` without the field or with another scheme. The scheme is
-/// case-insensitive (RFC 9110 §11.1). Allocates nothing.
+/// A token as a request carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials<'a> {
+    /// Its text.
+    pub token: &'a str,
+    /// How it was presented.
+    pub scheme: Scheme,
+}
+
+/// The token of the `Authorization` field; `None` without the field or with another scheme than `Bearer` (RFC 6750) and
+/// `DPoP` (RFC 9449 §7.1). The scheme is case-insensitive (RFC 9110 §11.1). Allocates nothing.
 ///
 /// # Errors
 /// See [`BearerError`].
-pub fn bearer(headers: &HeaderMap, token_bytes_max: usize) -> Result<Option<&str>, BearerError> {
+pub fn credentials(
+    headers: &HeaderMap,
+    token_bytes_max: usize,
+) -> Result<Option<Credentials<'_>>, BearerError> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else { return Ok(None) };
     if fields.next().is_some() {
         return Err(BearerError::Twice);
     }
-    credentials(field, token_bytes_max)
+    read(field, token_bytes_max)
 }
 
-/// `Bearer 1*SP b64token` (RFC 9110 §11.4, RFC 6750 §2.1).
-fn credentials(field: &HeaderValue, token_bytes_max: usize) -> Result<Option<&str>, BearerError> {
+/// `Bearer 1*SP b64token` (RFC 9110 §11.4, RFC 6750 §2.1), `DPoP 1*SP b64token`.
+fn read(field: &HeaderValue, token_bytes_max: usize) -> Result<Option<Credentials<'_>>, BearerError> {
     let bytes = field.as_bytes();
     let scheme = bytes.split(|&byte| byte == b' ' || byte == b'\t').next().unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Ok(None);
-    }
+    let (length, scheme) = match scheme {
+        name if name.eq_ignore_ascii_case(b"bearer") => (name.len(), Scheme::Bearer),
+        name if name.eq_ignore_ascii_case(b"dpop") => (name.len(), Scheme::Dpop),
+        _ => return Ok(None),
+    };
     let text = field.to_str().map_err(|_| BearerError::Malformed)?;
-    let token = text[scheme.len()..].trim_start_matches(' ').trim_end_matches(' ');
+    let token = text[length..].trim_start_matches(' ').trim_end_matches(' ');
     if token.len() > token_bytes_max {
         return Err(BearerError::TooLong);
     }
     if !is_b64token(token) {
         return Err(BearerError::Malformed);
     }
-    Ok(Some(token))
+    Ok(Some(Credentials { token, scheme }))
 }
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
@@ -62,30 +78,34 @@ fn is_b64token(token: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read(fields: &[&[u8]]) -> Result<Option<String>, BearerError> {
+    fn of(fields: &[&[u8]]) -> Result<Option<String>, BearerError> {
         let mut headers = HeaderMap::new();
         for field in fields {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(field).unwrap());
         }
-        bearer(&headers, 16).map(|token| token.map(str::to_owned))
+        credentials(&headers, 16).map(|found| found.map(|found| found.token.to_owned()))
     }
 
     #[test]
     fn reads_the_token_whatever_the_case_of_the_scheme() {
         for field in ["Bearer a.b.c", "bearer a.b.c", "BEARER a.b.c", "bEaReR   a.b.c"] {
-            assert_eq!(read(&[field.as_bytes()]), Ok(Some("a.b.c".to_owned())), "{field}");
+            assert_eq!(of(&[field.as_bytes()]), Ok(Some("a.b.c".to_owned())), "{field}");
         }
-        assert_eq!(read(&[b"Bearer -._~+/9z=="]), Ok(Some("-._~+/9z==".to_owned())));
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("dPoP a.b.c"));
+        let found = credentials(&headers, 16).unwrap().unwrap();
+        assert_eq!((found.token, found.scheme), ("a.b.c", Scheme::Dpop));
+        assert_eq!(of(&[b"Bearer -._~+/9z=="]), Ok(Some("-._~+/9z==".to_owned())));
     }
 
     #[test]
     fn another_scheme_counts_as_no_token() {
         for field in
-            [&b"Basic YTpi"[..], b"", b"Bearera.b.c", b"Digest a=\"Bearer x\"", b"DPoP a.b.c", b"\xff x"]
+            [&b"Basic YTpi"[..], b"", b"Bearera.b.c", b"Digest a=\"Bearer x\"", b"Dpop2 a.b.c", b"\xff x"]
         {
-            assert_eq!(read(&[field]), Ok(None), "{field:?}");
+            assert_eq!(of(&[field]), Ok(None), "{field:?}");
         }
-        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(of(&[]), Ok(None));
     }
 
     #[test]
@@ -105,15 +125,15 @@ mod tests {
             b"Bearer a\xff",
             b"Bearer a%2e",
         ] {
-            assert_eq!(read(&[field]), Err(BearerError::Malformed), "{field:?}");
+            assert_eq!(of(&[field]), Err(BearerError::Malformed), "{field:?}");
         }
     }
 
     #[test]
     fn refuses_two_fields_and_tokens_that_are_too_long() {
-        assert_eq!(read(&[b"Bearer a", b"Bearer a"]), Err(BearerError::Twice));
-        assert_eq!(read(&[b"Basic a", b"Bearer a"]), Err(BearerError::Twice));
-        assert_eq!(read(&[b"Bearer 0123456789abcdef"]), Ok(Some("0123456789abcdef".to_owned())));
-        assert_eq!(read(&[b"Bearer 0123456789abcdefg"]), Err(BearerError::TooLong));
+        assert_eq!(of(&[b"Bearer a", b"Bearer a"]), Err(BearerError::Twice));
+        assert_eq!(of(&[b"Basic a", b"Bearer a"]), Err(BearerError::Twice));
+        assert_eq!(of(&[b"Bearer 0123456789abcdef"]), Ok(Some("0123456789abcdef".to_owned())));
+        assert_eq!(of(&[b"Bearer 0123456789abcdefg"]), Err(BearerError::TooLong));
     }
 }

@@ -1,6 +1,7 @@
 //! DPoP proofs (RFC 9449 §4): a JWT that a client signs for one request, with a key that it shows along.
 
 use aws_lc_rs::digest;
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 use super::claims::{self, NAME_BYTES_MAX};
@@ -24,7 +25,10 @@ const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 /// Why a proof is not accepted. The client reads the words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// Two fields, or bytes that no token has.
+    /// None came with a token that needs one.
+    #[error("the request has no DPoP proof")]
+    Missing,
+    /// Two fields.
     #[error("the request has more than one DPoP proof")]
     Several,
     /// Not a JWS of three parts with strict base64url and unambiguous JSON.
@@ -63,9 +67,6 @@ pub enum ProofError {
     /// The same proof again.
     #[error("the DPoP proof was used before")]
     Replayed,
-    /// A nonce of ours is asked for, and this is none or an old one.
-    #[error("the DPoP proof needs a current nonce")]
-    Nonce,
 }
 
 /// A good proof, for one request. Only [`check_proof`] makes one.
@@ -91,6 +92,22 @@ impl Proof {
     pub fn nonce(&self) -> Option<&str> {
         self.nonce.as_deref()
     }
+}
+
+/// The field that carries proofs (RFC 9449 §4.1).
+pub const DPOP: HeaderName = HeaderName::from_static("dpop");
+
+/// The one proof of a request, if it has any.
+///
+/// # Errors
+/// Several, or bytes that no proof has.
+pub fn proof_text(headers: &HeaderMap) -> Result<Option<&str>, ProofError> {
+    let mut fields = headers.get_all(DPOP).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    if fields.next().is_some() {
+        return Err(ProofError::Several);
+    }
+    field.to_str().map(Some).map_err(|_| ProofError::Form)
 }
 
 /// What a proof must be for.

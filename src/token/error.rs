@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{JsonError, ProofError, Step};
+use http::StatusCode;
+
+use super::{JsonError, PROOF_ALGORITHMS, ProofError, Step};
+use crate::answer::{Code, Problem};
 
 /// A part of a compact JWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +108,9 @@ pub enum VerifyError {
     /// The proof itself.
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// The proof needs this nonce of ours (RFC 9449 §9).
+    #[error("the DPoP proof needs the nonce that comes with this answer")]
+    NonceWanted(Box<str>),
     /// There is no room to remember one more proof; it is ours to blame.
     #[error("too many proofs at this time")]
     Busy,
@@ -124,6 +130,41 @@ impl VerifyError {
         matches!(self, Self::Expired)
     }
 
+    /// What the client is told.
+    pub fn to_problem(&self) -> Problem {
+        let problem = |code| Problem::new(code, self.to_string());
+        // RFC 9449 §7.1 knows no other status for what is wrong with a proof.
+        let of_proof = |error| {
+            problem(Code::TokenInvalid)
+                .with_status(StatusCode::UNAUTHORIZED)
+                .for_dpop(PROOF_ALGORITHMS, Some(error))
+        };
+        match self {
+            Self::Expired => problem(Code::TokenExpired),
+            Self::Busy => problem(Code::Overloaded),
+            Self::Proof(_) => of_proof("invalid_dpop_proof"),
+            Self::NonceWanted(nonce) => of_proof("use_dpop_nonce").with_nonce(nonce.clone()),
+            Self::Bound | Self::NotBound | Self::OtherKey => {
+                problem(Code::TokenInvalid).for_dpop(PROOF_ALGORITHMS, None)
+            }
+            _ => problem(Code::TokenInvalid),
+        }
+    }
+
+    /// Whether it is about what was shown beside the token, and not about the token itself.
+    pub const fn is_about_possession(&self) -> bool {
+        matches!(
+            self,
+            Self::Bound
+                | Self::NotBound
+                | Self::OtherKey
+                | Self::OtherCertificate
+                | Self::Proof(_)
+                | Self::NonceWanted(_)
+                | Self::Busy
+        )
+    }
+
     /// The step that was not passed.
     pub const fn step(&self) -> Step {
         match self {
@@ -139,6 +180,7 @@ impl VerifyError {
             | Self::OtherKey
             | Self::OtherCertificate
             | Self::Proof(_)
+            | Self::NonceWanted(_)
             | Self::Busy => Step::Claims,
             Self::Audience => Step::Audience,
             Self::NotYetValid | Self::IssuedInFuture | Self::LivesTooLong => Step::Times,

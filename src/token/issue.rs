@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Claims, SigningKey, TokenType, encode_base64url};
+use super::{Binding, Claims, SigningKey, TokenType, encode_base64url};
 use crate::clock::UnixTime;
 
 /// What a token of our own says.
@@ -29,6 +29,8 @@ pub struct NewToken<'a> {
     pub expires_at: UnixTime,
     /// It comes of a password sign-in: `fresh: true`.
     pub fresh: bool,
+    /// `cnf`: what whoever brings it must hold.
+    pub binding: Option<Binding>,
     /// `scope`; left out when empty.
     pub scopes: &'a [Box<str>],
     /// Static claims (`[auth.claims]`, the delegate's). One that is named like a claim above does not count.
@@ -104,6 +106,9 @@ fn claims(token: &NewToken<'_>) -> Claims {
         [] => {}
         [one] => drop(put("aud", (**one).into())),
         many => drop(put("aud", many.iter().map(|one| Value::from(&**one)).collect())),
+    }
+    if let Some(binding) = &token.binding {
+        put("cnf", binding.to_json());
     }
     if token.fresh {
         put("fresh", true.into());

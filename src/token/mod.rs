@@ -28,10 +28,10 @@ mod tests;
 mod types;
 mod verify;
 
-pub use bearer::{BearerError, bearer};
+pub use bearer::{BearerError, Credentials, credentials};
 pub use binding::{Binding, Possession, Scheme, Thumbprint};
 pub use claims::{NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
-pub use dpop::{PROOF_ALGORITHMS, Proof, ProofError, ProofFor, check_proof};
+pub use dpop::{DPOP, PROOF_ALGORITHMS, Proof, ProofError, ProofFor, check_proof, proof_text};
 pub use encoding::{NotBase64, decode_base64url, encode_base64url};
 pub use error::{Part, VerifyError};
 pub use issue::{IssueError, NewToken, issue, sign};

@@ -3,8 +3,11 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use aws_lc_rs::hmac;
+use subtle::ConstantTimeEq as _;
+
 use super::dpop::{AGE_MAX_SECS, AHEAD_MAX_SECS};
-use super::{Proof, ProofError};
+use super::{Proof, ProofError, decode_base64url, encode_base64url};
 use crate::clock::UnixTime;
 
 /// A proof that was used at one time is too old after this: then it may be forgotten.
@@ -18,6 +21,37 @@ pub struct Replays {
     shards: [Mutex<Shard>; SHARDS],
     /// Proofs in one shard's generation, at most.
     room: usize,
+    /// Every proof must have a nonce of ours.
+    nonces: Option<Nonces>,
+}
+
+/// Nonces without a memory of them: the minute, and a MAC over it.
+struct Nonces(hmac::Key);
+
+/// How long a nonce is good, in minutes, the one in which it was made not counted.
+const NONCE_MINUTES: u64 = 5;
+
+impl Nonces {
+    fn of(&self, minute: u64) -> Box<str> {
+        let bytes = minute.to_be_bytes();
+        let tag = hmac::sign(&self.0, &bytes);
+        encode_base64url([&bytes[..], &tag.as_ref()[..16]].concat()).into()
+    }
+
+    /// That this is a nonce of ours, and not an old one; else the one to use now.
+    fn check(&self, nonce: Option<&str>, now: UnixTime) -> Result<(), Box<str>> {
+        let minute = now.secs() / 60;
+        let is_good = |nonce: &str| {
+            let bytes = decode_base64url(nonce).ok().filter(|bytes| bytes.len() == 24)?;
+            let made = u64::from_be_bytes(bytes[..8].try_into().ok()?);
+            let fresh = (minute.saturating_sub(NONCE_MINUTES)..=minute + 1).contains(&made);
+            Some(fresh && bool::from(self.of(made).as_bytes().ct_eq(nonce.as_bytes())))
+        };
+        match nonce.and_then(is_good) {
+            Some(true) => Ok(()),
+            _ => Err(self.of(minute)),
+        }
+    }
 }
 
 /// Two generations: the older goes, and the newer takes its place, once in [`REMEMBERED_SECS`].
@@ -29,12 +63,14 @@ struct Shard {
 }
 
 /// Why a proof was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotTaken {
     /// It was used before.
     Replayed,
     /// There is no room to remember it.
     Full,
+    /// It needs this nonce.
+    NonceWanted(Box<str>),
 }
 
 impl From<NotTaken> for super::VerifyError {
@@ -42,6 +78,7 @@ impl From<NotTaken> for super::VerifyError {
         match why {
             NotTaken::Replayed => Self::Proof(ProofError::Replayed),
             NotTaken::Full => Self::Busy,
+            NotTaken::NonceWanted(nonce) => Self::NonceWanted(nonce),
         }
     }
 }
@@ -55,7 +92,13 @@ impl Default for Replays {
 impl Replays {
     /// Room for about so many proofs in a minute.
     pub fn new(room: usize) -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()), room: room.div_ceil(SHARDS) }
+        Self { shards: std::array::from_fn(|_| Mutex::default()), room: room.div_ceil(SHARDS), nonces: None }
+    }
+
+    /// The same, where every proof must have a nonce of ours, made with this secret.
+    pub fn asking_for_nonces(mut self, secret: &[u8]) -> Self {
+        self.nonces = Some(Nonces(hmac::Key::new(hmac::HMAC_SHA256, secret)));
+        self
     }
 
     /// Takes a proof: of any number of uses of the same one, the first.
@@ -63,6 +106,9 @@ impl Replays {
     /// # Errors
     /// See [`NotTaken`].
     pub fn take(&self, proof: &Proof, now: UnixTime) -> Result<(), NotTaken> {
+        if let Some(nonces) = &self.nonces {
+            nonces.check(proof.nonce(), now).map_err(NotTaken::NonceWanted)?;
+        }
         let id = proof.id();
         let shard = &self.shards[usize::from(id[0]) % SHARDS];
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -43,6 +43,7 @@ impl Endpoints {
         };
         let auth = self.auth()?;
         let now = self.parts.clock.now();
+        let binding = self.binding_for(call)?;
         let token_id = Uuid::new_v4().to_string();
         let grant = Grant {
             token_type: TokenType::Access,
@@ -54,10 +55,11 @@ impl Endpoints {
             expires_at: seconds_later(now, auth.own.access_ttl),
             fresh: false,
             scope: &scope,
+            binding,
             claims: &auth.claims,
         };
         let (access, row) = self.new_token(call, &grant)?;
         self.parts.store.record_token(row.clone()).await.map_err(Problem::from)?;
-        Ok(answer(StatusCode::OK, &token_view(access, &row, &scope)))
+        Ok(answer(StatusCode::OK, &token_view(access, &row, &scope, binding.as_ref())))
     }
 }

@@ -5,7 +5,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{OauthError, answered};
+use super::{OauthError, answered, token_type};
 use crate::answer::{Body, Problem};
 use crate::endpoint::Endpoints;
 use crate::endpoint::call::Call;
@@ -88,11 +88,11 @@ impl Endpoints {
     async fn active(&self, token: &VerifiedToken) -> Result<Claims, OauthError> {
         let mut view = json!({
             "active": true,
-            "token_type": "Bearer",
+            "token_type": token_type(token.binding.as_deref()),
             "token_use": token.token_type.name(),
             "exp": token.expires_at.secs(),
         });
-        for name in ["iss", "sub", "aud", "iat", "nbf", "jti"] {
+        for name in ["iss", "sub", "aud", "iat", "nbf", "jti", "cnf"] {
             if let Some(value) = token.claims.get(name) {
                 view[name] = value;
             }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::reply;
 use crate::answer::{Body, Code, Context, Problem};
+use crate::token::Binding;
 
 pub(super) use assertion::Assertions;
 
@@ -24,11 +25,13 @@ struct OauthError {
     description: String,
     /// How to authenticate, on 401.
     challenge: Option<String>,
+    /// The nonce that the next proof must have.
+    nonce: Option<String>,
 }
 
 impl OauthError {
     fn new(status: StatusCode, error: &'static str, description: impl Into<String>) -> Self {
-        Self { status, error, description: description.into(), challenge: None }
+        Self { status, error, description: description.into(), challenge: None, nonce: None }
     }
 
     fn invalid_request(description: impl Into<String>) -> Self {
@@ -64,6 +67,9 @@ impl OauthError {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Some(nonce) = self.nonce.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            response.headers_mut().insert("dpop-nonce", nonce);
+        }
         if let Some(challenge) = self.challenge.and_then(|text| HeaderValue::from_str(&text).ok()) {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
@@ -76,6 +82,11 @@ impl From<Problem> for OauthError {
     fn from(problem: Problem) -> Self {
         let words = problem.detail();
         match problem.code() {
+            // RFC 9449 §5: 400, with the error that tells the client what to mend.
+            _ if problem.dpop_error().is_some() => Self {
+                nonce: problem.nonce().map(str::to_owned),
+                ..Self::new(StatusCode::BAD_REQUEST, problem.dpop_error().unwrap_or_default(), words)
+            },
             Code::InvalidRequest | Code::UnsupportedMediaType => Self::invalid_request(words),
             Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked => Self::invalid_grant(words),
             code if code.status() == StatusCode::SERVICE_UNAVAILABLE => {
@@ -97,6 +108,11 @@ pub(super) fn refuse(problem: Problem, context: &Context<'_>) -> Response<Body> 
         }
     }
     response
+}
+
+/// `token_type` of a token (RFC 6749 §7.1, RFC 9449 §5): whether it needs a proof.
+fn token_type(binding: Option<&Binding>) -> &'static str {
+    if binding.is_some_and(|binding| binding.key.is_some()) { "DPoP" } else { "Bearer" }
 }
 
 fn answered(result: Result<Response<Body>, OauthError>) -> Response<Body> {

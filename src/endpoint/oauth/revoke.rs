@@ -38,7 +38,7 @@ impl Endpoints {
             Ok(token) => token,
             // RFC 7009 §2.2: an invalid token is no error, there is nothing to revoke.
             Err(Unverified::Invalid | Unverified::Expired) => return Ok(done()),
-            Err(error @ Unverified::Unavailable) => return Err(crate::answer::Problem::from(error).into()),
+            Err(error) => return Err(crate::answer::Problem::from(error).into()),
         };
         let actor = match (client, &token.subject) {
             (Some(client), _) => format!("client:{}", client.id),

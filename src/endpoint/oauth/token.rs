@@ -3,7 +3,7 @@
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{OauthError, answered};
+use super::{OauthError, answered, token_type};
 use crate::answer::{Body, Problem};
 use crate::endpoint::Endpoints;
 use crate::endpoint::call::Call;
@@ -11,6 +11,7 @@ use crate::endpoint::fields::Fields;
 use crate::endpoint::login::scope_of;
 use crate::endpoint::reply::answer;
 use crate::store::Token;
+use crate::token::Binding;
 
 /// The most bytes of `scope`.
 pub(super) const SCOPE_BYTES_MAX: usize = 4096;
@@ -41,7 +42,8 @@ impl Endpoints {
         if text.len() > self.parts.token_bytes_max {
             return Err(OauthError::invalid_grant("The token is not valid"));
         }
-        let token = self.parts.tokens.verify_own(text, call.now).map_err(Problem::from)?;
+        let possession = call.possession(None)?;
+        let token = self.parts.tokens.admit_own(text, &possession, call.now).map_err(Problem::from)?;
         let caller = self.refresher(call, token).await?;
         let wanted = fields.text("scope", SCOPE_BYTES_MAX)?.filter(|scope| !scope.is_empty());
         if let Some(wanted) = wanted {
@@ -53,7 +55,8 @@ impl Endpoints {
             }
         }
         let exchanged = self.exchange(call, &caller, wanted).await?;
-        let mut view = token_view(exchanged.access, &exchanged.access_row, &exchanged.scope);
+        let row = &exchanged.access_row;
+        let mut view = token_view(exchanged.access, row, &exchanged.scope, exchanged.binding.as_ref());
         if let Some(refresh) = exchanged.refresh {
             view["refresh_token"] = refresh.into();
         }
@@ -62,10 +65,10 @@ impl Endpoints {
 }
 
 /// A successful answer (RFC 6749 §5.1).
-pub(super) fn token_view(access: String, row: &Token, scope: &str) -> Value {
+pub(super) fn token_view(access: String, row: &Token, scope: &str, binding: Option<&Binding>) -> Value {
     let mut view = json!({
         "access_token": access,
-        "token_type": "Bearer",
+        "token_type": token_type(binding),
         "expires_in": row.expires_at.secs().saturating_sub(row.issued_at.secs()),
     });
     if !scope.is_empty() {

@@ -23,6 +23,7 @@ fn legacy(claims: serde_json::Value) -> String {
         issued_at: NOW,
         expires_at: after(600),
         fresh: false,
+        binding: None,
         scopes: &[],
         extra,
     };
@@ -127,6 +128,7 @@ fn an_external_issuer_cannot_speak_for_us_nor_for_another() {
             issued_at: NOW,
             expires_at: after(60),
             fresh: false,
+            binding: None,
             scopes: &[],
             extra: &extra,
         };

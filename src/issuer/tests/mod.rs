@@ -69,6 +69,7 @@ fn grant<'a>(token_id: &'a str, extra: &'a Claims) -> Grant<'a> {
         issued_at: NOW,
         expires_at: after(900),
         fresh: true,
+        binding: None,
         scopes: &[],
         extra,
     }

@@ -158,7 +158,7 @@ fn refuses_a_lifetime_over_the_longest() {
 #[test]
 fn refuses_a_token_bound_to_a_key_and_one_that_is_neither_access_nor_refresh() {
     let bench = Bench::new();
-    for cnf in [json!({ "jkt": "x" }), json!({}), json!(null)] {
+    for cnf in [json!({ "kid": "x" }), json!({}), json!(null)] {
         assert_eq!(bench.check(&json!({ "cnf": cnf })).unwrap_err(), VerifyError::Bound);
     }
     let read = |change| bench.check(&change).map(|verified| verified.token.token_type);

@@ -24,6 +24,7 @@ fn new_token<'a>(extra: &'a Claims, audience: &'a [Box<str>]) -> NewToken<'a> {
         issued_at: NOW,
         expires_at: NOW.plus(Duration::from_secs(900)),
         fresh: true,
+        binding: None,
         scopes: &[],
         extra,
     }
