@@ -9,9 +9,11 @@ mod events;
 mod flask_story;
 mod kit;
 mod lasting;
+mod libraries;
 mod live;
 mod operations;
 mod proxying;
+mod receivers;
 mod revocations;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;

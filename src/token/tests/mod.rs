@@ -7,6 +7,7 @@ mod form;
 mod keys;
 mod round_trip;
 mod vectors;
+mod wycheproof;
 
 use std::sync::Arc;
 use std::time::Duration;

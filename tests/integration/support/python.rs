@@ -34,7 +34,7 @@ pub(crate) fn with(name: &str, requirements: &Path) -> PathBuf {
 }
 
 /// Never skips: what is missing fails the test, with words.
-fn must_run(command: &mut Command, hint: &str) {
+pub(super) fn must_run(command: &mut Command, hint: &str) {
     match command.stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => panic!(
