@@ -20,9 +20,9 @@ use crate::endpoint::{self, Endpoints};
 use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers};
-use crate::revocation::{self, Health, IssuerTerm, Opening, RealDisk};
+use crate::revocation::{self, GatewayId, Health, IssuerTerm, Opening, RealDisk};
 use crate::server::{self, Drain, Layers, Listener, Rules};
-use crate::store::{self, Store};
+use crate::store::{self, KnownGateway, Store};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::Acceptor;
 use crate::upstream::Upstreams;
@@ -320,8 +320,7 @@ pub(crate) fn open_log(
     let dir = &settings.revocation.state_dir;
     let disk = Arc::new(RealDisk::at(dir).with_context(|| format!("cannot use {}", dir.display()))?);
     let gateways = control.block_on(store.gateways()).context("cannot read the store")?;
-    // A store on one machine belongs to one gateway: what it has seen of a log must be in the log.
-    let seen = gateways.iter().map(|gateway| gateway.trail_position).max().unwrap_or(0);
+    let (seen, known) = met(store.is_shared(), &gateways, revocation::gateway_of(&*disk));
     let fsyncs = metrics.clone();
     let (log, blocklist, report) = revocation::open(Opening {
         settings: &settings.revocation,
@@ -331,11 +330,18 @@ pub(crate) fn open_log(
         on_fsync: Box::new(move |took| fsyncs.fsync_seconds.observe(took)),
         leeway_max: settings.issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
         seen,
-        known: !gateways.is_empty(),
+        known,
         issuers: terms(settings).map(|(name, lifetime_max)| IssuerTerm { name, lifetime_max }).collect(),
     })
     .context("cannot open the revocation log")?;
     let gateway = report.gateway.to_string();
+    let others = gateways.iter().filter(|known| *known.id != *gateway).count();
+    if store.is_shared() && others > 0 {
+        tracing::warn!(
+            others,
+            "the store knows other gateways: what they revoke is not refused here, for there is no [revocation.cluster]"
+        );
+    }
     control.block_on(store.join(&gateway)).context("cannot write to the store")?;
     tracing::info!(
         sequence = report.sequence,
@@ -345,6 +351,26 @@ pub(crate) fn open_log(
         "the revocation log is in force"
     );
     Ok((log, blocklist, report))
+}
+
+/// What the store has seen of the log in this state directory (its last sequence), and whether it has met the gateway
+/// that it belongs to; `own` is the id in the directory.
+fn met(is_shared: bool, gateways: &[KnownGateway], own: Option<GatewayId>) -> (u64, bool) {
+    let own = own.map(|id| id.to_string());
+    match (is_shared, own) {
+        // A store on one machine belongs to one gateway: what it has seen of any log must be in this one.
+        (false, _) => {
+            (gateways.iter().map(|gateway| gateway.trail_position).max().unwrap_or(0), !gateways.is_empty())
+        }
+        // A gateway is known by its id; what the others do is none of its concern.
+        (true, Some(own)) => {
+            let known = gateways.iter().find(|gateway| *gateway.id == *own);
+            (known.map_or(0, |gateway| gateway.trail_position), known.is_some())
+        }
+        // A new gateway beside others, or one of these after a loss: nothing tells. Either way it does not know what
+        // was revoked before, so `on_lost_state` decides (docs/store.md).
+        (true, None) => (0, !gateways.is_empty()),
+    }
 }
 
 /// Every issuer by name, with the longest that one of its tokens can live; `self` first.
@@ -419,4 +445,22 @@ fn bind(name: &'static str, listen: &server::settings::Listen) -> anyhow::Result
     let listener = Listener::bind(listen).with_context(|| format!("cannot listen on {listen:?}"))?;
     tracing::info!(listener = name, address = %listener.local_addr(), "listening");
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_store_knows_a_gateway_by_its_id() {
+        let (one, two) = (GatewayId([1; 16]), GatewayId([2; 16]));
+        let known = |id: GatewayId, trail_position| KnownGateway { id: id.to_string().into(), trail_position };
+        let both = [known(one, 7), known(two, 900)];
+        assert_eq!(met(false, &both, Some(one)), (900, true), "of one machine: the store's is ours");
+        assert_eq!(met(false, &[], None), (0, false));
+        assert_eq!(met(true, &both, Some(one)), (7, true));
+        assert_eq!(met(true, &both[1..], Some(one)), (0, false), "a log of ours that this store has not seen");
+        assert_eq!(met(true, &both, None), (0, true), "new, or lost");
+        assert_eq!(met(true, &[], None), (0, false), "the first of all");
+    }
 }

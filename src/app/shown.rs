@@ -9,7 +9,6 @@ use crate::config::Settings;
 use crate::issuer::settings::{External, KeySource};
 use crate::revocation::settings::{Fsync, OnLostState};
 use crate::server::settings::Listen;
-use crate::store;
 
 pub(super) fn settings(settings: &Settings) -> Value {
     json!({
@@ -17,10 +16,7 @@ pub(super) fn settings(settings: &Settings) -> Value {
         "server": server(settings),
         "admin": { "listen": settings.admin.listen.to_string(), "token_file": settings.admin.token_file },
         "state": { "dir": settings.revocation.state_dir },
-        "store": { "url": match &settings.store {
-            store::settings::Settings::Sqlite(path) => format!("sqlite:{}", path.display()),
-            store::settings::Settings::Postgres(_) => "postgres:(redacted)".to_owned(),
-        } },
+        "store": { "url": settings.store.to_string() },
         "auth": auth(settings),
         "clients": settings.clients.iter().map(|client| json!({
             "id": client.id, "scopes": client.scopes, "secret": "(redacted)",

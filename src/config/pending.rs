@@ -17,7 +17,6 @@ const PENDING: &[(&str, Option<&str>)] = &[
     ("fetched_keys", Some("for now, save the issuer's keys to a file and name it in jwks_file")),
     ("introspection", None),
     ("cluster", None),
-    ("postgres_store", Some("for now, write url = \"sqlite:state/portcullis.db\"")),
     ("rate_limit", None),
     ("cors", None),
 ];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::{Table, boxed};
 use super::{check, files};
 use crate::revocation::settings::{Fsync, OnLostState, Settings as Revocation};
-use crate::store::settings::Settings as Store;
+use crate::store::settings::{Postgres, Settings as Store};
 
 /// Every listed claim is looked up on every request.
 const CLAIMS_MAX: usize = 16;
@@ -23,7 +23,7 @@ pub(super) fn read_dir(root: &mut Table<'_>) -> PathBuf {
 
 /// Reads `[store]`.
 pub(super) fn read_store(root: &mut Table<'_>) -> Store {
-    const HINT: &str = "write \"sqlite:state/portcullis.db\"";
+    const HINT: &str = "write \"sqlite:state/portcullis.db\", or \"postgres://USER:PASSWORD@HOST/DATABASE\"";
     let mut t = root.section("store", "[store]");
     let cx = t.cx;
     let mut store = Store::Sqlite(cx.resolve("state/portcullis.db"));
@@ -34,8 +34,10 @@ pub(super) fn read_store(root: &mut Table<'_>) -> Store {
             }
             Some(("sqlite", path)) => store = Store::Sqlite(cx.resolve(path)),
             Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => {
-                cx.needs("postgres_store", Some(&url.at), "a PostgreSQL store");
-                store = Store::Postgres(url.value.clone());
+                match Postgres::parse(&url.value, |path| cx.resolve(path)) {
+                    Ok(postgres) => store = Store::Postgres(Box::new(postgres)),
+                    Err(error) => url.fail(error.what, error.hint),
+                }
             }
             _ => url.fail(format!("{} is not a store", url.quoted()), HINT.to_owned()),
         }

@@ -58,5 +58,7 @@ pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
 pub use keys::{Admitted, ClaimKeys, KnownToken, TokenKeys};
 pub use open::{IssuerTerm, Opening, Report, open};
 pub use record::{GatewayId, Origin, Record};
+pub use recovery::gateway_of;
+
 pub use validate::{ACTOR_BYTES_MAX, ADDRESS_BYTES_MAX, InvalidRevocation, REASON_BYTES_MAX};
 pub use verify::{SegmentVerdict, SnapshotVerdict, Verdict, WouldLoad, verify};

@@ -181,6 +181,14 @@ fn replay_rest(
     Ok(())
 }
 
+/// The id of the gateway that a state directory belongs to; `None` when there is none, or none that can be read, which
+/// opening the log will tell of.
+pub fn gateway_of(disk: &dyn Disk) -> Option<GatewayId> {
+    let mut text = [0; 64];
+    let count = disk.open(IDENTITY_NAME).and_then(|file| file.read_at(0, &mut text)).ok()?;
+    GatewayId::parse(std::str::from_utf8(&text[..count]).ok()?.trim_end())
+}
+
 /// The id in its file must be the log's.
 fn identity(disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), OpenError> {
     if !recovered.identified {

@@ -6,10 +6,14 @@
 //! tokens, the revocation log. Marks of revocations here are for people to read; what is refused is in the blocklist.
 
 mod account;
+mod postgres;
 mod registry;
 pub mod settings;
 mod sqlite;
 mod trail;
+
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +22,7 @@ pub use account::{
     Accounts, Created, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, SessionRow, Started,
     Successor, Token, TokenRow, User,
 };
+pub use postgres::Postgres;
 pub use registry::{Registry, Standing};
 pub use sqlite::Sqlite;
 pub use trail::{Trail, TrailEntry, TrailFilter};
@@ -54,18 +59,21 @@ pub trait Store: Accounts + Registry + Trail {
     /// Makes this the gateway whose log feeds the trail from now on. The trail of a gateway id not seen before
     /// starts at position 0; positions and lists of the trail are of the joined gateway alone.
     fn join<'a>(&'a self, gateway_id: &'a str) -> Answer<'a, ()>;
+
+    /// Whether several gateways may use it at once, each with a log of its own.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// Opens what `[store]` names, brings its schema up to date, and starts its threads.
 ///
 /// # Errors
-/// A file that others can read, that is no store, or that a newer version wrote; a disk that cannot be used; a kind
-/// of store that is not available yet.
+/// A file that others can read, that is no store, or that a newer version wrote; a disk or a server that cannot be
+/// used.
 pub fn open(settings: &settings::Settings) -> Result<Arc<dyn Store>, StoreError> {
     match settings {
         settings::Settings::Sqlite(path) => Ok(Arc::new(Sqlite::open(path)?)),
-        settings::Settings::Postgres(_) => {
-            Err(StoreError::Unusable("postgres:// is not available yet".to_owned()))
-        }
+        settings::Settings::Postgres(server) => Ok(Arc::new(Postgres::open(server)?)),
     }
 }

@@ -1,19 +1,11 @@
-//! The store over a real file.
+//! What is SQLite's alone; what every store does is in `store::tests`.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{
-    Accounts, Created, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, Started, Token, Trail,
-    TrailEntry, TrailFilter, User,
-};
-use crate::token::TokenType;
-
-const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+use crate::store::Trail;
 
 fn fresh() -> (TempDir, Sqlite) {
     let dir = tempfile::tempdir().unwrap();
@@ -21,121 +13,15 @@ fn fresh() -> (TempDir, Sqlite) {
     (dir, store)
 }
 
-fn user(id: &str, email: &str) -> User {
-    User {
-        id: id.into(),
-        email: email.into(),
-        username: email.into(),
-        password_hash: PasswordHash("$hash".into()),
-        fields: serde_json::from_str(r#"{"firstname": "Ada"}"#).unwrap(),
-        scope: "".into(),
-        created: NOW,
-        disabled: false,
-    }
-}
-
-fn session(id: &str) -> Session {
-    Session {
-        id: id.into(),
-        subject: "u".into(),
-        created: NOW,
-        expires: NOW.plus(Duration::from_secs(1000)),
-        user_agent: "curl".into(),
-        address: "192.0.2.1".into(),
-    }
-}
-
-fn token(id: &str, token_type: TokenType) -> Token {
-    Token {
-        id: id.into(),
-        session: "s".into(),
-        subject: "u".into(),
-        token_type,
-        key_id: Some("k".into()),
-        issued_at: NOW,
-        expires_at: NOW.plus(Duration::from_secs(1000)),
-        user_agent: "curl".into(),
-        address: "192.0.2.1".into(),
-    }
-}
-
-fn login() -> Login {
-    Login {
-        session: session("s"),
-        tokens: vec![token("a0", TokenType::Access), token("r0", TokenType::Refresh)],
-    }
-}
-
-/// A refresh by `presented` at `now`, whose new tokens are called `a-` and `r-` with `suffix`.
-fn rotation(presented: &str, suffix: &str, now: UnixTime) -> Rotation {
-    Rotation {
-        presented: token(presented, TokenType::Refresh),
-        now,
-        grace: Duration::from_secs(10),
-        adopt: None,
-        access: token(&format!("a-{suffix}"), TokenType::Access),
-        successor: Some(token(&format!("r-{suffix}"), TokenType::Refresh)),
-    }
-}
-
-async fn signed_up() -> (TempDir, Sqlite) {
-    let (dir, store) = fresh();
-    let made = store.create_user(user("u", "Ada@example.com"), "ada@example.com".into(), Some(login())).await;
-    assert_eq!(made.unwrap(), Created::Done);
-    (dir, store)
-}
-
-fn successor(rotated: Rotated) -> Box<str> {
-    match rotated {
-        Rotated::Repeated(successor) => successor.id,
-        other => panic!("not repeated: {other:?}"),
-    }
-}
-
 #[tokio::test]
-async fn what_was_written_is_there_after_a_restart() {
-    let (dir, store) = signed_up().await;
+async fn the_gateway_that_joined_last_feeds_the_trail_after_a_restart() {
+    let (dir, store) = fresh();
+    store.join("one").await.unwrap();
+    store.join("two").await.unwrap();
+    store.trail_append(vec![crate::store::tests::entry(1, "token", "b")]).await.unwrap();
     drop(store);
     let store = Sqlite::open(&dir.path().join("state/portcullis.db")).unwrap();
-    let found = store.user_by_email("ada@example.com").await.unwrap().unwrap();
-    assert_eq!(found, user("u", "Ada@example.com"));
-    assert_eq!(store.user("u").await.unwrap().unwrap(), found);
-    assert_eq!(store.session("s").await.unwrap().unwrap().session, session("s"));
-    assert_eq!(store.token("a0").await.unwrap().unwrap().token, token("a0", TokenType::Access));
-}
-
-#[tokio::test]
-async fn a_failed_sign_up_leaves_nothing() {
-    let (_dir, store) = signed_up().await;
-    let taken = store.create_user(user("v", "ADA@example.com"), "ada@example.com".into(), None).await;
-    assert_eq!(taken.unwrap(), Created::EmailTaken);
-    // The token ids are taken, so the last statement of this one fails after the user's row was written.
-    let mut other = login();
-    other.session.id = "s2".into();
-    let failed = store.create_user(user("v", "b@example.com"), "b@example.com".into(), Some(other)).await;
-    assert!(matches!(failed, Err(StoreError::Unavailable(_))));
-    assert_eq!(store.user("v").await.unwrap(), None);
-    assert_eq!(store.session("s2").await.unwrap(), None);
-}
-
-#[tokio::test]
-async fn a_failing_piece_of_work_takes_nobody_of_its_batch_with_it() {
-    let (_dir, store) = fresh();
-    let store = Arc::new(store);
-    let tasks: Vec<_> = (0..100)
-        .map(|n| {
-            let store = store.clone();
-            // Every third one brings tokens with ids that another one has.
-            let login = (n % 3 == 0).then(login);
-            let id = n.to_string();
-            tokio::spawn(async move { store.create_user(user(&id, &id), id.clone().into(), login).await })
-        })
-        .collect();
-    let mut made = 0;
-    for task in tasks {
-        made += usize::from(task.await.unwrap().is_ok());
-    }
-    assert_eq!(made, 66 + 1);
+    assert_eq!(store.trail_position().await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -167,185 +53,6 @@ async fn a_full_queue_is_an_answer_at_once() {
     assert!(answers.iter().any(Result::is_ok));
     assert!(matches!(answers.last(), Some(Err(StoreError::Unavailable(_)))));
     store.write(|_| Ok(())).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_session_does_not_start_on_a_password_that_was_changed_meanwhile() {
-    let (_dir, store) = signed_up().await;
-    let old = PasswordHash("$hash".into());
-    let new = PasswordHash("$new".into());
-    assert!(store.set_password("u".into(), old.clone(), new.clone()).await.unwrap());
-    assert!(!store.set_password("u".into(), old.clone(), new.clone()).await.unwrap());
-    let next = Login { session: session("s2"), tokens: vec![] };
-    assert_eq!(store.start_session(next.clone(), old).await.unwrap(), Started::CredentialsChanged);
-    assert_eq!(store.start_session(next, new).await.unwrap(), Started::Done);
-    let live = store.live_sessions("u", NOW).await.unwrap();
-    assert_eq!(live.iter().map(|session| &*session.id).collect::<Vec<_>>(), ["s", "s2"]);
-}
-
-#[tokio::test]
-async fn a_repeat_within_the_grace_gives_the_same_successor_while_it_is_unused() {
-    let (_dir, store) = signed_up().await;
-    let later = NOW.plus(Duration::from_secs(9));
-    assert_eq!(store.rotate(rotation("r0", "1", NOW)).await.unwrap(), Rotated::Done);
-    assert_eq!(store.standing("r0").await.unwrap(), Standing::Retired);
-    assert_eq!(store.standing("r-1").await.unwrap(), Standing::Good);
-    assert_eq!(&*successor(store.rotate(rotation("r0", "2", later)).await.unwrap()), "r-1");
-    assert_eq!(store.standing("a-2").await.unwrap(), Standing::Good);
-    assert_eq!(store.standing("r-2").await.unwrap(), Standing::Unknown);
-    // The successor is used: from now on the first one is a reuse, grace or not.
-    assert_eq!(store.rotate(rotation("r-1", "3", later)).await.unwrap(), Rotated::Done);
-    assert_eq!(store.rotate(rotation("r0", "4", later)).await.unwrap(), Rotated::Reused);
-    assert_eq!(store.standing("a-4").await.unwrap(), Standing::Unknown);
-}
-
-#[tokio::test]
-async fn after_the_grace_a_retired_token_is_a_reuse() {
-    let (_dir, store) = signed_up().await;
-    assert_eq!(store.rotate(rotation("r0", "1", NOW)).await.unwrap(), Rotated::Done);
-    let after = NOW.plus(Duration::from_secs(10));
-    assert_eq!(store.rotate(rotation("r0", "2", after)).await.unwrap(), Rotated::Reused);
-}
-
-#[tokio::test]
-async fn of_many_exchanges_at_once_one_wins_and_all_get_its_successor() {
-    let (_dir, store) = signed_up().await;
-    let store = Arc::new(store);
-    let tasks: Vec<_> = (0..64)
-        .map(|n| {
-            let store = store.clone();
-            tokio::spawn(async move { store.rotate(rotation("r0", &n.to_string(), NOW)).await.unwrap() })
-        })
-        .collect();
-    let mut done = 0;
-    let mut seen = std::collections::HashSet::new();
-    for task in tasks {
-        match task.await.unwrap() {
-            Rotated::Done => done += 1,
-            other => drop(seen.insert(successor(other))),
-        }
-    }
-    assert_eq!((done, seen.len()), (1, 1));
-}
-
-#[tokio::test]
-async fn without_a_successor_the_presented_token_stays_good() {
-    let (_dir, store) = signed_up().await;
-    for suffix in ["1", "2"] {
-        let plain = Rotation { successor: None, ..rotation("r0", suffix, NOW) };
-        assert_eq!(store.rotate(plain).await.unwrap(), Rotated::Done);
-    }
-    assert_eq!(store.standing("r0").await.unwrap(), Standing::Good);
-}
-
-#[tokio::test]
-async fn an_unknown_refresh_token_is_adopted_only_when_asked_for() {
-    let (_dir, store) = signed_up().await;
-    let mut lost = rotation("lost", "1", NOW);
-    assert_eq!(store.rotate(lost.clone()).await.unwrap(), Rotated::Unknown);
-    lost.adopt = Some(session("s9"));
-    assert_eq!(store.rotate(lost.clone()).await.unwrap(), Rotated::Done);
-    assert_eq!(store.standing("lost").await.unwrap(), Standing::Retired);
-    assert!(store.session("s9").await.unwrap().is_some());
-    lost.presented.subject = "nobody".into();
-    assert_eq!(store.rotate(lost).await.unwrap(), Rotated::NoAccount);
-}
-
-#[tokio::test]
-async fn lists_are_newest_first_and_page_without_gaps() {
-    let (_dir, store) = signed_up().await;
-    let page = |before, limit| Page { before, limit };
-    let first = store.tokens("u", page(None, 1)).await.unwrap();
-    let rest = store.tokens("u", page(Some(first[0].number), 10)).await.unwrap();
-    let ids: Vec<_> = first.iter().chain(&rest).map(|row| &*row.token.id).collect();
-    assert_eq!(ids, ["r0", "a0"]);
-    assert_eq!(store.tokens("v", page(None, 10)).await.unwrap(), []);
-    assert_eq!(store.sessions("u", page(None, 10)).await.unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn a_mark_keeps_the_first_time_and_can_be_taken_off_a_token() {
-    let (_dir, store) = signed_up().await;
-    let mark = |at, by: &str| Mark { sessions: vec![], tokens: vec!["a0".into()], at, by: by.into() };
-    store.mark_revoked(mark(NOW, "subject:u")).await.unwrap();
-    store.mark_revoked(mark(NOW.plus(Duration::from_secs(5)), "gateway")).await.unwrap();
-    let row = store.token("a0").await.unwrap().unwrap();
-    assert_eq!((row.revoked_at, row.revoked_by.as_deref()), (Some(NOW), Some("subject:u")));
-    store.unmark_token("a0").await.unwrap();
-    assert_eq!(store.token("a0").await.unwrap().unwrap().revoked_at, None);
-    store
-        .mark_revoked(Mark { sessions: vec!["s".into()], tokens: vec![], at: NOW, by: "x".into() })
-        .await
-        .unwrap();
-    assert_eq!(store.token("a0").await.unwrap().unwrap().revoked_at, Some(NOW));
-    assert_eq!(store.live_sessions("u", NOW).await.unwrap(), []);
-}
-
-#[tokio::test]
-async fn pruning_forgets_what_expired_and_nothing_else() {
-    let (_dir, store) = signed_up().await;
-    let after = NOW.plus(Duration::from_secs(1001));
-    assert_eq!(store.prune(NOW, 100).await.unwrap(), 0);
-    assert_eq!(store.prune(after, 1).await.unwrap(), 1, "one token; the session has another one");
-    assert_eq!(store.prune(after, 100).await.unwrap(), 2, "the other token and its session");
-    assert!(store.user("u").await.unwrap().is_some());
-}
-
-fn entry(sequence: u64, kind: &str, value: &str) -> TrailEntry {
-    TrailEntry {
-        sequence,
-        kind: kind.into(),
-        issuer: "self".into(),
-        value: value.into(),
-        lift: false,
-        issued_before: (kind == "subject").then(|| NOW.plus(Duration::from_secs(1))),
-        expires_at: NOW.plus(Duration::from_secs(1000)),
-        reason: "lost".into(),
-        actor: "admin".into(),
-        address: "".into(),
-        at: NOW.plus(Duration::from_secs(sequence)),
-    }
-}
-
-#[tokio::test]
-async fn the_trail_takes_each_entry_once() {
-    let (_dir, store) = signed_up().await;
-    store.join("one").await.unwrap();
-    let entries = vec![entry(1, "token", "a0"), entry(2, "session", "s"), entry(5, "subject", "u")];
-    store.trail_append(entries[..2].to_vec()).await.unwrap();
-    store.trail_append(entries.clone()).await.unwrap();
-    assert_eq!(store.trail_position().await.unwrap(), 5);
-    let all = store.trail_list(TrailFilter { limit: 10, ..TrailFilter::default() }).await.unwrap();
-    assert_eq!(all, entries.iter().rev().cloned().collect::<Vec<_>>());
-    let some = TrailFilter {
-        kind: Some("session".into()),
-        value: Some("s".into()),
-        since: Some(1),
-        before: Some(5),
-        limit: 10,
-        ..TrailFilter::default()
-    };
-    assert_eq!(store.trail_list(some).await.unwrap(), entries[1..2]);
-    // A revocation that was made elsewhere shows in the lists through the trail.
-    assert_eq!(store.token("a0").await.unwrap().unwrap().revoked_at, Some(entries[0].at));
-    assert_eq!(store.token("r0").await.unwrap().unwrap().revoked_at, Some(entries[1].at));
-}
-
-#[tokio::test]
-async fn a_gateway_with_a_new_log_starts_a_trail_of_its_own() {
-    let (dir, store) = fresh();
-    store.join("one").await.unwrap();
-    store.trail_append(vec![entry(7, "token", "a")]).await.unwrap();
-    store.join("two").await.unwrap();
-    assert_eq!(store.trail_position().await.unwrap(), 0);
-    store.trail_append(vec![entry(1, "token", "b")]).await.unwrap();
-    drop(store);
-    let store = Sqlite::open(&dir.path().join("state/portcullis.db")).unwrap();
-    assert_eq!(store.trail_position().await.unwrap(), 1);
-    let known: Vec<_> = store.gateways().await.unwrap();
-    assert_eq!(known.iter().map(|known| known.trail_position).collect::<Vec<_>>(), [7, 1]);
-    store.join("one").await.unwrap();
-    assert_eq!(store.trail_position().await.unwrap(), 7);
 }
 
 fn refusal(dir: &TempDir, name: &str) -> String {
@@ -389,45 +96,4 @@ fn its_files_are_for_nobody_else() {
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
     }
     drop(store);
-}
-
-#[tokio::test]
-async fn accounts_are_listed_by_email_and_drawn_by_id() {
-    let (_dir, store) = fresh();
-    assert_eq!(store.hash_near("5").await.unwrap(), None);
-    for (id, email) in [("3", "b@x.de"), ("7", "a@x.de"), ("9", "c@x.de")] {
-        let user = User { password_hash: PasswordHash(format!("${id}").into()), ..user(id, email) };
-        assert_eq!(store.create_user(user, email.into(), None).await.unwrap(), Created::Done);
-    }
-    let taken = store.create_user(user("3", "d@x.de"), "d@x.de".into(), None).await.unwrap();
-    assert_eq!(taken, Created::IdTaken);
-    let list = |after: &'static str, limit| {
-        let users = store.users(after, limit);
-        async move { users.await.unwrap().iter().map(|user| user.id.to_string()).collect::<Vec<_>>() }
-    };
-    assert_eq!(list("", 2).await, ["7", "3"]);
-    assert_eq!(list("b@x.de", 2).await, ["9"]);
-    for (id, near) in [("", "$3"), ("3", "$3"), ("4", "$7"), ("a", "$3")] {
-        assert_eq!(store.hash_near(id).await.unwrap(), Some(PasswordHash(near.into())), "{id}");
-    }
-}
-
-#[tokio::test]
-async fn a_disabled_account_begins_no_session_and_a_deleted_one_leaves_nothing() {
-    let (_dir, store) = fresh();
-    store.create_user(user("u", "a@x.de"), "a@x.de".into(), Some(login())).await.unwrap();
-    assert!(store.set_disabled("u", true).await.unwrap());
-    let mut second = login();
-    second.session.id = "s2".into();
-    second.tokens.clear();
-    let hash = PasswordHash("$hash".into());
-    let started = store.start_session(second.clone(), hash.clone()).await.unwrap();
-    assert_eq!(started, Started::CredentialsChanged);
-    assert!(store.set_disabled("u", false).await.unwrap());
-    assert_eq!(store.start_session(second, hash).await.unwrap(), Started::Done);
-    assert!(store.delete_user("u").await.unwrap());
-    assert_eq!(store.user("u").await.unwrap(), None);
-    assert_eq!(store.session("s").await.unwrap(), None);
-    assert_eq!(store.token("r0").await.unwrap(), None);
-    assert!(!store.delete_user("u").await.unwrap() && !store.set_disabled("u", true).await.unwrap());
 }
