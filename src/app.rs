@@ -454,12 +454,17 @@ mod tests {
     #[test]
     fn a_shared_store_knows_a_gateway_by_its_id() {
         let (one, two) = (GatewayId([1; 16]), GatewayId([2; 16]));
-        let known = |id: GatewayId, trail_position| KnownGateway { id: id.to_string().into(), trail_position };
+        let known =
+            |id: GatewayId, trail_position| KnownGateway { id: id.to_string().into(), trail_position };
         let both = [known(one, 7), known(two, 900)];
         assert_eq!(met(false, &both, Some(one)), (900, true), "of one machine: the store's is ours");
         assert_eq!(met(false, &[], None), (0, false));
         assert_eq!(met(true, &both, Some(one)), (7, true));
-        assert_eq!(met(true, &both[1..], Some(one)), (0, false), "a log of ours that this store has not seen");
+        assert_eq!(
+            met(true, &both[1..], Some(one)),
+            (0, false),
+            "a log of ours that this store has not seen"
+        );
         assert_eq!(met(true, &both, None), (0, true), "new, or lost");
         assert_eq!(met(true, &[], None), (0, false), "the first of all");
     }

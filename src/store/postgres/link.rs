@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod,
+    Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod,
 };
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -41,7 +41,7 @@ const SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// A piece of work on one connection, which may be tried again from its beginning.
-pub(super) type Work<A, T> = for<'c> fn(&'c mut ClientWrapper, &'c A) -> BoxFuture<'c, Result<T, Failure>>;
+pub(super) type Work<A, T> = for<'c> fn(&'c mut Client, &'c A) -> BoxFuture<'c, Result<T, Failure>>;
 
 /// The way to the server.
 pub(super) struct Link {
@@ -87,7 +87,7 @@ impl Link {
                     if !leaves_the_connection_usable(&failure) {
                         drop(Object::take(client));
                     }
-                    if !(was_crossed(&failure) && !attempts.is_empty()) {
+                    if !was_crossed(&failure) || attempts.is_empty() {
                         return Err(failure.into());
                     }
                 }

@@ -4,7 +4,7 @@
 //! `retired_at IS NULL` that waits for whoever holds the row, looks again, and inserts the new tokens only if it won.
 //! Whoever did not win is answered by the second way, which holds the row while it looks at what became of it.
 
-use deadpool_postgres::{ClientWrapper, GenericClient, Transaction};
+use deadpool_postgres::{Client, GenericClient, Transaction};
 use tokio_postgres::types::ToSql;
 
 use super::values::{Result, Text, malformed, maybe_text, maybe_time, millis};
@@ -32,7 +32,7 @@ struct Known {
     successor: Option<Successor>,
 }
 
-pub(super) async fn rotate(client: &mut ClientWrapper, rotation: &Rotation) -> Result<Rotated> {
+pub(super) async fn rotate(client: &mut Client, rotation: &Rotation) -> Result<Rotated> {
     if let Some(successor) = &rotation.successor
         && exchanged(client, rotation, successor).await?
     {
@@ -47,7 +47,7 @@ pub(super) async fn rotate(client: &mut ClientWrapper, rotation: &Rotation) -> R
 }
 
 /// Whether the presented token was good, and now is exchanged.
-async fn exchanged(client: &ClientWrapper, rotation: &Rotation, successor: &Token) -> Result<bool> {
+async fn exchanged(client: &Client, rotation: &Rotation, successor: &Token) -> Result<bool> {
     let statement = client.prepare_cached(EXCHANGE).await?;
     let new = tokens::Columns::of(&[&rotation.access, successor]);
     let (presented, subject) = (Text(&rotation.presented.id), Text(&rotation.presented.subject));

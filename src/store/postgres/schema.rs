@@ -4,7 +4,7 @@
 //! takes it one version further, all of them in one transaction under an advisory lock, so that gateways that start
 //! at once come one after the other, and a crash in between leaves the old schema.
 
-use deadpool_postgres::{ClientWrapper, Transaction};
+use deadpool_postgres::{Client, Transaction};
 
 use super::values::{Failure, Result};
 
@@ -95,7 +95,7 @@ const STEPS: &[&str] = &[r#"
 "#];
 
 /// Brings the schema up to date.
-pub(super) async fn migrate(client: &mut ClientWrapper) -> Result<()> {
+pub(super) async fn migrate(client: &mut Client) -> Result<()> {
     let transaction = client.transaction().await?;
     transaction.batch_execute("SET LOCAL statement_timeout = 0").await?;
     look_at_the_server(&transaction).await?;

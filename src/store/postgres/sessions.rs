@@ -1,6 +1,6 @@
 //! Sessions, marks of revocation, and forgetting what has expired.
 
-use deadpool_postgres::{ClientWrapper, GenericClient};
+use deadpool_postgres::{Client, GenericClient};
 use tokio_postgres::Row;
 
 use super::OWN_ISSUER;
@@ -42,15 +42,12 @@ pub(super) async fn insert(client: &impl GenericClient, session: &Session) -> Re
     Ok(())
 }
 
-pub(super) async fn by_id(client: &ClientWrapper, id: &str) -> Result<Option<SessionRow>> {
+pub(super) async fn by_id(client: &Client, id: &str) -> Result<Option<SessionRow>> {
     let statement = client.prepare_cached(&format!("{SELECT} WHERE s.id = $2")).await?;
     client.query_opt(&statement, &[&OWN_ISSUER, &Text(id)]).await?.as_ref().map(read).transpose()
 }
 
-pub(super) async fn list(
-    client: &ClientWrapper,
-    (subject, page): &(Box<str>, Page),
-) -> Result<Vec<SessionRow>> {
+pub(super) async fn list(client: &Client, (subject, page): &(Box<str>, Page)) -> Result<Vec<SessionRow>> {
     let statement = client
         .prepare_cached(&format!(
             "{SELECT} WHERE s.subject = $2 AND s.number < $3 ORDER BY s.number DESC LIMIT $4"
@@ -61,10 +58,7 @@ pub(super) async fn list(
     rows.iter().map(read).collect()
 }
 
-pub(super) async fn live(
-    client: &ClientWrapper,
-    (subject, now): &(Box<str>, UnixTime),
-) -> Result<Vec<Session>> {
+pub(super) async fn live(client: &Client, (subject, now): &(Box<str>, UnixTime)) -> Result<Vec<Session>> {
     let statement = client
         .prepare_cached(
             "SELECT id, subject, created, expires, user_agent, address FROM sessions
@@ -74,7 +68,7 @@ pub(super) async fn live(
     client.query(&statement, &[&Text(subject), &millis(*now)]).await?.iter().map(read_session).collect()
 }
 
-pub(super) async fn mark(client: &ClientWrapper, mark: &Mark) -> Result<()> {
+pub(super) async fn mark(client: &Client, mark: &Mark) -> Result<()> {
     let statement = client
         .prepare_cached(
             "WITH marked AS (
@@ -89,7 +83,7 @@ pub(super) async fn mark(client: &ClientWrapper, mark: &Mark) -> Result<()> {
 
 /// Tokens first: a session goes when the last of its tokens has gone. What another gateway forgets at this moment is
 /// passed over.
-pub(super) async fn prune(client: &ClientWrapper, (before, limit): &(UnixTime, usize)) -> Result<u64> {
+pub(super) async fn prune(client: &Client, (before, limit): &(UnixTime, usize)) -> Result<u64> {
     let statements = [
         "DELETE FROM tokens WHERE id IN
             (SELECT id FROM tokens WHERE expires_at < $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)",

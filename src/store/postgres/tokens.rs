@@ -1,6 +1,6 @@
 //! Issued tokens, and the face of accounts.
 
-use deadpool_postgres::{ClientWrapper, GenericClient};
+use deadpool_postgres::{Client, GenericClient};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -72,12 +72,12 @@ pub(super) async fn insert(client: &impl GenericClient, tokens: &[Token]) -> Res
     Ok(())
 }
 
-async fn by_id(client: &ClientWrapper, id: &str) -> Result<Option<TokenRow>> {
+async fn by_id(client: &Client, id: &str) -> Result<Option<TokenRow>> {
     let statement = client.prepare_cached(&format!("{SELECT} WHERE t.id = $2")).await?;
     client.query_opt(&statement, &[&OWN_ISSUER, &Text(id)]).await?.as_ref().map(read).transpose()
 }
 
-async fn list(client: &ClientWrapper, (subject, page): &(Box<str>, Page)) -> Result<Vec<TokenRow>> {
+async fn list(client: &Client, (subject, page): &(Box<str>, Page)) -> Result<Vec<TokenRow>> {
     let statement = client
         .prepare_cached(&format!(
             "{SELECT} WHERE t.subject = $2 AND t.number < $3 ORDER BY t.number DESC LIMIT $4"
@@ -88,7 +88,7 @@ async fn list(client: &ClientWrapper, (subject, page): &(Box<str>, Page)) -> Res
     rows.iter().map(read).collect()
 }
 
-async fn unmark(client: &ClientWrapper, id: &str) -> Result<()> {
+async fn unmark(client: &Client, id: &str) -> Result<()> {
     let statement =
         client.prepare_cached("UPDATE tokens SET revoked_at = NULL, revoked_by = NULL WHERE id = $1").await?;
     client.execute(&statement, &[&Text(id)]).await?;
@@ -174,6 +174,10 @@ impl Accounts for Postgres {
 
     fn tokens<'a>(&'a self, subject: &'a str, page: Page) -> Answer<'a, Vec<TokenRow>> {
         self.run((subject.into(), page), |client, which| Box::pin(list(client, which)))
+    }
+
+    fn record_token(&self, token: Token) -> Answer<'_, ()> {
+        self.run(token, |client, token| Box::pin(insert(client, std::slice::from_ref(token))))
     }
 
     fn mark_revoked(&self, mark: Mark) -> Answer<'_, ()> {

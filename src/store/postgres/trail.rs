@@ -1,6 +1,6 @@
 //! The audit trail. Each gateway feeds it from its own log, under its own number.
 
-use deadpool_postgres::{ClientWrapper, GenericClient as _};
+use deadpool_postgres::{Client, GenericClient as _};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -33,12 +33,12 @@ impl Trail for Postgres {
     }
 }
 
-async fn position(client: &ClientWrapper, gateway: i64) -> Result<u64> {
+async fn position(client: &Client, gateway: i64) -> Result<u64> {
     let statement = client.prepare_cached("SELECT trail_position FROM gateways WHERE number = $1").await?;
     client.query_opt(&statement, &[&gateway]).await?.map_or(Ok(0), |row| number(&row, "trail_position"))
 }
 
-async fn append(client: &mut ClientWrapper, (gateway, entries): &(i64, Vec<TrailEntry>)) -> Result<()> {
+async fn append(client: &mut Client, (gateway, entries): &(i64, Vec<TrailEntry>)) -> Result<()> {
     let transaction = client.transaction().await?;
     let held = transaction.prepare_cached(POSITION).await?;
     let row = transaction.query_opt(&held, &[gateway]).await?;
@@ -74,7 +74,7 @@ async fn append(client: &mut ClientWrapper, (gateway, entries): &(i64, Vec<Trail
     Ok(())
 }
 
-async fn list(client: &ClientWrapper, (gateway, filter): &(i64, TrailFilter)) -> Result<Vec<TrailEntry>> {
+async fn list(client: &Client, (gateway, filter): &(i64, TrailFilter)) -> Result<Vec<TrailEntry>> {
     let (since, before) = (filter.since.map_or(-1, integer), filter.before.map_or(i64::MAX, integer));
     let limit = integer(filter.limit);
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![gateway, &since, &before, &limit];

@@ -1,6 +1,6 @@
 //! Accounts.
 
-use deadpool_postgres::{ClientWrapper, GenericClient};
+use deadpool_postgres::{Client, GenericClient};
 use tokio_postgres::Row;
 
 use super::values::{Result, Text, integer, malformed, millis, text, time};
@@ -17,7 +17,7 @@ const LIST: &str = "SELECT id, email, username, password_hash, fields, scope, cr
     WHERE email_key > $1 ORDER BY email_key LIMIT $2";
 
 pub(super) async fn create(
-    client: &mut ClientWrapper,
+    client: &mut Client,
     (user, email_key, login): &(User, Box<str>, Option<Login>),
 ) -> Result<Created> {
     let fields = serde_json::to_string(&user.fields).map_err(malformed)?;
@@ -58,7 +58,7 @@ pub(super) async fn create(
 /// The account is locked against changes: a password change or a disabling that runs at the same time either comes
 /// first, and is seen here, or waits, and finds the new session when it lists those to revoke.
 pub(super) async fn start_session(
-    client: &mut ClientWrapper,
+    client: &mut Client,
     (login, checked): &(Login, PasswordHash),
 ) -> Result<Started> {
     let transaction = client.transaction().await?;
@@ -84,13 +84,13 @@ pub(super) async fn by_email(client: &impl GenericClient, email_key: &str) -> Re
     client.query_opt(&statement, &[&Text(email_key)]).await?.as_ref().map(read).transpose()
 }
 
-pub(super) async fn by_id(client: &ClientWrapper, id: &str) -> Result<Option<User>> {
+pub(super) async fn by_id(client: &Client, id: &str) -> Result<Option<User>> {
     let statement = client.prepare_cached(BY_ID).await?;
     client.query_opt(&statement, &[&Text(id)]).await?.as_ref().map(read).transpose()
 }
 
 pub(super) async fn set_password(
-    client: &ClientWrapper,
+    client: &Client,
     (id, old, new): &(Box<str>, PasswordHash, PasswordHash),
 ) -> Result<bool> {
     let statement = client
@@ -99,12 +99,12 @@ pub(super) async fn set_password(
     Ok(client.execute(&statement, &[&Text(id), &Text(&old.0), &Text(&new.0)]).await? == 1)
 }
 
-pub(super) async fn list(client: &ClientWrapper, (after, limit): &(Box<str>, usize)) -> Result<Vec<User>> {
+pub(super) async fn list(client: &Client, (after, limit): &(Box<str>, usize)) -> Result<Vec<User>> {
     let statement = client.prepare_cached(LIST).await?;
     client.query(&statement, &[&Text(after), &integer(*limit)]).await?.iter().map(read).collect()
 }
 
-pub(super) async fn hash_near(client: &ClientWrapper, id: &str) -> Result<Option<PasswordHash>> {
+pub(super) async fn hash_near(client: &Client, id: &str) -> Result<Option<PasswordHash>> {
     let statement =
         client.prepare_cached("SELECT password_hash FROM users WHERE id >= $1 ORDER BY id LIMIT 1").await?;
     for from in [id, ""] {
@@ -115,14 +115,14 @@ pub(super) async fn hash_near(client: &ClientWrapper, id: &str) -> Result<Option
     Ok(None)
 }
 
-pub(super) async fn set_disabled(client: &ClientWrapper, (id, disabled): &(Box<str>, bool)) -> Result<bool> {
+pub(super) async fn set_disabled(client: &Client, (id, disabled): &(Box<str>, bool)) -> Result<bool> {
     let statement = client.prepare_cached("UPDATE users SET disabled = $2 WHERE id = $1").await?;
     Ok(client.execute(&statement, &[&Text(id), disabled]).await? == 1)
 }
 
 /// A refresh that runs at this moment may leave its new tokens behind: they are of a revoked subject, and go when they
 /// expire.
-pub(super) async fn delete(client: &mut ClientWrapper, id: &str) -> Result<bool> {
+pub(super) async fn delete(client: &mut Client, id: &str) -> Result<bool> {
     let transaction = client.transaction().await?;
     let user = transaction.prepare_cached("DELETE FROM users WHERE id = $1").await?;
     if transaction.execute(&user, &[&Text(id)]).await? == 0 {
