@@ -1,5 +1,7 @@
-//! Revocations one by one from many clients, each durable before it is answered, beside the disk's own fdatasync.
+//! Revocations one by one from many clients, and a million in one request, durable before they are answered, beside the
+//! disk's own fdatasync.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,14 +12,16 @@ use portcullis::revocation::Kind;
 use super::check::rate;
 use super::engine::{Engine, entry, name, now};
 use super::gateway::Gateway;
-use super::load_client::{one_by_one, target};
-use super::probe::{Samples, disk_sync, micros};
+use super::load_client::{Client, at_a_rate, one_by_one, target};
+use super::probe::{Samples, disk_sync, disk_write, micros};
 use super::{Options, row};
 
 const CLIENTS: u64 = 64;
 /// What one group of so many clients writes, about.
 const GROUP_BYTES: usize = 100 * CLIENTS as usize;
 const ROUNDS: usize = 3;
+/// Revocations a second that leave the machine room.
+const RATE: u64 = 5000;
 
 pub(crate) fn measure(dir: &Path, options: &Options) {
     let during = Duration::from_secs(options.seconds);
@@ -42,7 +46,7 @@ pub(crate) fn measure(dir: &Path, options: &Options) {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let gateway = Gateway::start(&dir.join("gateway"), runtime.block_on(target()), "");
-    for round in 0..ROUNDS as u64 {
+    for round in 0..2 * ROUNDS as u64 {
         let mut disk = probe();
         let token = gateway.admin_token();
         let revoke = move |number: u64| {
@@ -56,10 +60,60 @@ pub(crate) fn measure(dir: &Path, options: &Options) {
             .into_bytes()
         };
         let start = Instant::now();
-        let (mut acks, others) = runtime.block_on(one_by_one(gateway.admin, CLIENTS, during, 200, revoke));
+        // As fast as it goes, and at a rate at which the machine is not full: the time that an answer takes.
+        let (what, (mut acks, others)) = if round % 2 == 0 {
+            let done = runtime.block_on(one_by_one(gateway.admin, CLIENTS, during, 200, revoke));
+            ("durable, over HTTP", done)
+        } else {
+            let done = runtime.block_on(at_a_rate(gateway.admin, CLIENTS, RATE, during, 200, revoke));
+            ("durable, over HTTP, at 5 k/s", done)
+        };
         assert_eq!(others, 0, "every revocation is acknowledged");
         let count = acks.0.len() as u64;
-        report("durable, over HTTP", &mut acks, count, start.elapsed(), &mut disk);
+        report(what, &mut acks, count, start.elapsed(), &mut disk);
+    }
+}
+
+/// A million in one request.
+pub(crate) fn lines(dir: &Path) {
+    const LINES: u64 = 1_000_000;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let gateway = Gateway::start(&dir.join("gateway"), runtime.block_on(target()), "");
+    let token = gateway.admin_token();
+    let expires_at = now().secs() + 30 * 86_400;
+    for round in 0..ROUNDS as u64 {
+        let mut body = String::new();
+        for number in 0..LINES {
+            let value = name(round << 40 | number);
+            writeln!(body, r#"{{"kind":"token","value":"{value}","expires_at":{expires_at}}}"#).unwrap();
+        }
+        let mut request = format!(
+            "POST /admin/revocations HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        request.push_str(&body);
+        let mut disk = disk_write(dir, body.len());
+        let took = runtime.block_on(async {
+            let mut client = Client::connect(gateway.admin).await.unwrap();
+            let start = Instant::now();
+            assert_eq!(client.send(request.as_bytes()).await.unwrap(), 200);
+            let took = start.elapsed();
+            // The trail follows; the next round is not to be disturbed by it.
+            let list = format!(
+                "GET /admin/revocations?limit=1 HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
+            );
+            while client.send(list.as_bytes()).await.unwrap() != 200 {}
+            took
+        });
+        disk = disk.min(disk_write(dir, body.len()));
+        let remark = format!(
+            "{} MB; answered after {:.2} s; to write and sync as much takes {:.2} s here",
+            body.len() / 1_000_000,
+            took.as_secs_f64(),
+            disk.as_secs_f64()
+        );
+        row("NDJSON, over HTTP", LINES, "≥ 500 k/s", &rate(LINES, took), &remark);
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `load` | the same entries from their snapshot, in a new process: start, memory, checks under writes |
 //! | `gateway` | the program itself on the same entries: start, memory, requests while snapshots are taken |
 //! | `durable` | revocations one by one from 64 clients, in process and over HTTP, beside the disk's own fdatasync |
+//! | `lines` | a million revocations in one NDJSON request over HTTP, parsed, durable and in force when answered |
 //! | `cache` | the memory of a kept token |
 //!
 //! Without parts: all of them, at a million and at ten million. Each runs in a process of its own, so that its memory
@@ -33,7 +34,7 @@ use std::process::{Command, Stdio};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PARTS: [&str; 5] = ["grow", "load", "gateway", "durable", "cache"];
+const PARTS: [&str; 6] = ["grow", "load", "gateway", "durable", "lines", "cache"];
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -76,7 +77,7 @@ fn all(options: &Options) {
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|name| name == part);
     let sizes = options.entries.map_or(vec![1_000_000, 10_000_000], |entries| vec![entries]);
     let mut rows = Vec::new();
-    for part in ["durable", "cache"].into_iter().filter(|part| wanted(part)) {
+    for part in ["durable", "lines", "cache"].into_iter().filter(|part| wanted(part)) {
         rows.extend(run(part, &place.path().join(part), 0, options));
     }
     for entries in sizes {
@@ -117,6 +118,7 @@ fn one(part: &str, dir: &Path, entries: u64, options: &Options) {
         "load" => check::load(dir, entries, options),
         "gateway" => gateway::measure(dir, entries, options),
         "durable" => durable::measure(dir, options),
+        "lines" => durable::lines(dir),
         _ => tokens::measure(dir),
     }
 }

@@ -56,6 +56,19 @@ pub(crate) fn disk_sync(dir: &Path, bytes: usize, during: Duration) -> Samples {
     samples
 }
 
+/// Writes so many bytes and syncs once.
+pub(crate) fn disk_write(dir: &Path, bytes: usize) -> Duration {
+    let path = dir.join("write-probe");
+    let piece = vec![7; 1 << 20];
+    let start = Instant::now();
+    let mut file = fs::File::create(&path).unwrap();
+    (0..bytes.div_ceil(piece.len())).for_each(|_| file.write_all(&piece).unwrap());
+    file.sync_data().unwrap();
+    let took = start.elapsed();
+    fs::remove_file(&path).unwrap();
+    took
+}
+
 pub(crate) fn micros(time: Duration) -> String {
     format!("{:.0} µs", time.as_secs_f64() * 1e6)
 }

@@ -88,7 +88,11 @@ pub(super) async fn append(
         skip_expired: wanted.expired == Expired::Skip,
     };
     let body = request.into_body();
-    // A client that hangs up must not leave a batch half-way: the work is a task of its own.
+    if !ndjson && keyed.is_none() {
+        // One append, which happens or does not, whoever hangs up; a task of its own would cost as much as the rest.
+        return Ok(Json(told(&taken(&parts, asked, body, false, None).await?, wanted.expired)));
+    }
+    // A client that hangs up must not leave the work half-way: it is a task of its own.
     let work = tokio::spawn(async move {
         match keyed {
             Some(Keyed { turn: Turn::Again(first), mut fingerprint }) => {

@@ -14,6 +14,10 @@ use crate::store::{StoreError, Trail, TrailEntry};
 /// The first and the longest pause after a failure.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LONGEST: Duration = Duration::from_secs(10);
+/// Fewer entries than this are followed by a rest, in which the next gather: each transaction of the store is a sync
+/// of its own, and on one disk the log's syncs wait for it. Whoever waits for the trail ends the rest.
+const FEW: usize = 1024;
+const REST: Duration = Duration::from_millis(25);
 
 /// Feeds the trail until the log is closed. The position is the store's own, kept in the transaction of the entries,
 /// so that this can be dropped and begun again at any moment.
@@ -75,10 +79,14 @@ async fn feed(
             Err(error) => return Err(Stop::Log(error)),
         };
         let last = records.last().map_or(position, |record| record.sequence);
+        let few = records.len() < FEW;
         trail.trail_append(records.into_iter().map(entry).collect()).await.map_err(Stop::Store)?;
         position = last;
         trail_reached(shared, position);
         *pause = PAUSE_FIRST;
+        if few {
+            let _ = tokio::time::timeout(REST, shared.trail_hurry.notified()).await;
+        }
     }
 }
 
@@ -102,6 +110,7 @@ fn entry(record: Record) -> TrailEntry {
 pub(super) async fn wait_for(shared: &Shared, sequence: u64) {
     let mut settled = shared.settled.subscribe();
     while shared.trail_position.load(Ordering::SeqCst) < sequence {
+        shared.trail_hurry.notify_one();
         if shared.closed.load(Ordering::SeqCst) || settled.changed().await.is_err() {
             return;
         }

@@ -6,10 +6,9 @@
 //! Time plays no part in a check: an entry refuses until it is dropped, so a clock that jumps back un-revokes
 //! nothing. Only the log's writer puts entries in and lifts them; [`Blocklist::sweep`] drops expired ones.
 
-use std::sync::atomic::Ordering;
-
-use super::absolute::{Absolute, Mix};
+use super::absolute::{Absolutes, Which};
 use super::cutoffs::{Cutoff, Cutoffs};
+use super::mix::Mix;
 use super::record::kind_number;
 use super::{Kind, Revocation, Selector, SelectorKey, TokenKeys, cutoff_refuses};
 use crate::clock::UnixTime;
@@ -103,20 +102,14 @@ impl Counts {
 /// The table that the request path reads.
 pub struct Blocklist {
     mix: Mix,
-    tokens: Absolute,
-    sessions: Absolute,
+    absolutes: Absolutes,
     cutoffs: Cutoffs,
 }
 
 impl Blocklist {
     /// An empty one. `shards` is a power of two, at least 2.
     pub(super) fn new(shards: usize, mix: Mix) -> Self {
-        Self {
-            mix,
-            tokens: Absolute::new(shards, mix),
-            sessions: Absolute::new(shards, mix),
-            cutoffs: Cutoffs::new(shards, mix),
-        }
+        Self { mix, absolutes: Absolutes::new(shards, mix), cutoffs: Cutoffs::new(shards, mix) }
     }
 
     /// An empty one that no log feeds; it refuses nothing. For tests of the rooms above, and for `explain` offline.
@@ -124,14 +117,11 @@ impl Blocklist {
         Self::new(2, Mix([0x517c_c1b7_2722_0a95, 0x2545_f491_4f6c_dd1d]))
     }
 
-    /// What refuses the token with these keys: every selector that can match is looked up. Allocates nothing, locks
-    /// one shard at a time for as long as a look-up takes.
+    /// What refuses the token with these keys: every selector that can match is looked up. Allocates nothing, and
+    /// takes no lock that is held for longer than a look-up.
     pub fn check(&self, keys: &TokenKeys) -> Option<Hit> {
-        if self.tokens.refuses(&keys.token) {
-            return Some(Hit::Token);
-        }
-        if keys.session.as_ref().is_some_and(|key| self.sessions.refuses(key)) {
-            return Some(Hit::Session);
+        if let [Some(hit), _] | [None, Some(hit)] = self.absolute_hits(keys) {
+            return Some(hit);
         }
         if self.cutoffs.is_empty() {
             return None;
@@ -141,9 +131,8 @@ impl Blocklist {
 
     /// Everything that refuses the token with these keys, in the order of [`Hit`], each kind once.
     pub fn refused_by(&self, keys: &TokenKeys) -> Vec<Hit> {
-        let token = self.tokens.refuses(&keys.token).then_some(Hit::Token);
-        let session = keys.session.as_ref().filter(|key| self.sessions.refuses(key)).map(|_| Hit::Session);
-        let mut hits: Vec<_> = token.into_iter().chain(session).chain(self.cutoff_hits(keys)).collect();
+        let absolute = self.absolute_hits(keys).into_iter().flatten();
+        let mut hits: Vec<_> = absolute.chain(self.cutoff_hits(keys)).collect();
         hits.dedup();
         hits
     }
@@ -151,13 +140,13 @@ impl Blocklist {
     /// The entry of this selector, or `None`.
     pub fn get(&self, selector: &Selector) -> Option<InForce> {
         let key = selector.key();
-        let absolute = |map: &Absolute| {
-            let expires = *map.map.get(&key)?;
+        let absolute = |which: Which| {
+            let expires = self.absolutes.view().get(which, &key)?;
             Some(InForce { expires_at: UnixTime::from_secs(expires.into()), issued_before: None })
         };
         match selector.kind {
-            Kind::Token => absolute(&self.tokens),
-            Kind::Session => absolute(&self.sessions),
+            Kind::Token => absolute(Which::Tokens),
+            Kind::Session => absolute(Which::Sessions),
             _ => self.cutoffs.get(&key).map(|cutoff| InForce {
                 expires_at: UnixTime::from_secs(cutoff.expires.into()),
                 issued_before: Some(cutoff.issued_before),
@@ -177,8 +166,8 @@ impl Blocklist {
     pub fn counts(&self) -> Counts {
         let cutoffs = |number: usize| self.cutoffs.count(number);
         Counts {
-            token: self.tokens.count.load(Ordering::Acquire),
-            session: self.sessions.count.load(Ordering::Acquire),
+            token: self.absolutes.count(Which::Tokens),
+            session: self.absolutes.count(Which::Sessions),
             subject: cutoffs(3),
             client: cutoffs(4),
             key: cutoffs(5),
@@ -189,7 +178,7 @@ impl Blocklist {
 
     /// Bytes of the tables, filled or not. Looks at every shard: a tenth of a millisecond.
     pub fn memory_bytes(&self) -> u64 {
-        self.tokens.bytes() + self.sessions.bytes() + self.cutoffs.bytes()
+        self.absolutes.bytes() + self.cutoffs.bytes()
     }
 
     /// One with these selectors in force, for tests of other rooms.
@@ -224,10 +213,10 @@ impl Blocklist {
         // Rounded up: an entry is never forgotten too early. The last second of 2^32 stands for "not before 2106".
         let expires = u32::try_from(revocation.expires_at.secs_ceil()).unwrap_or(u32::MAX);
         match (&revocation.selector.kind, revocation.lift) {
-            (Kind::Token, false) => self.tokens.raise(key, expires),
-            (Kind::Token, true) => self.tokens.lift(&key),
-            (Kind::Session, false) => self.sessions.raise(key, expires),
-            (Kind::Session, true) => self.sessions.lift(&key),
+            (Kind::Token, false) => self.absolutes.raise(Which::Tokens, key, expires),
+            (Kind::Token, true) => self.absolutes.lift(Which::Tokens, &key),
+            (Kind::Session, false) => self.absolutes.raise(Which::Sessions, key, expires),
+            (Kind::Session, true) => self.absolutes.lift(Which::Sessions, &key),
             (kind, false) => {
                 let issued_before = revocation.issued_before.unwrap_or(UnixTime::ZERO);
                 self.cutoffs.raise(key, Cutoff { issued_before, expires, kind: kind_number(kind) });
@@ -239,7 +228,9 @@ impl Blocklist {
     /// Drops what has expired before `before` from the shard `index` of each map. Returns how many entries went.
     pub(super) fn sweep(&self, index: usize, before: UnixTime) -> usize {
         let before = u32::try_from(before.secs()).unwrap_or(u32::MAX);
-        let mut dropped = self.tokens.sweep(index, before) + self.sessions.sweep(index, before);
+        let absolutes = &self.absolutes;
+        let mut dropped =
+            absolutes.sweep(Which::Tokens, index, before) + absolutes.sweep(Which::Sessions, index, before);
         if index < self.cutoffs.shards() {
             dropped += self.cutoffs.sweep(index, before);
         }
@@ -248,7 +239,7 @@ impl Blocklist {
 
     /// Shards of the maps of tokens and sessions; no map has more.
     pub(super) fn shards(&self) -> usize {
-        self.tokens.map.shards().len()
+        self.absolutes.shards()
     }
 
     pub(super) fn cutoff_shards(&self) -> usize {
@@ -260,12 +251,8 @@ impl Blocklist {
     }
 
     /// The entries of one shard of the tokens or sessions.
-    pub(super) fn absolute_shard(
-        &self,
-        kind: &Kind,
-        index: usize,
-    ) -> impl Iterator<Item = (SelectorKey, u32)> + use<> {
-        self.absolute(kind).shard(index)
+    pub(super) fn absolute_shard(&self, kind: &Kind, index: usize) -> Vec<(SelectorKey, u32)> {
+        self.absolutes.shard(which(kind), index)
     }
 
     /// The entries of one shard of the cutoffs.
@@ -281,7 +268,7 @@ impl Blocklist {
         index: usize,
         entries: impl ExactSizeIterator<Item = (SelectorKey, u32)>,
     ) {
-        self.absolute(kind).load(index, entries);
+        self.absolutes.load(which(kind), index, entries);
     }
 
     /// Makes the cutoff at least as strict as this: the later cutoff and the later expiry win.
@@ -289,8 +276,17 @@ impl Blocklist {
         self.cutoffs.raise(key, new);
     }
 
-    fn absolute(&self, kind: &Kind) -> &Absolute {
-        if *kind == Kind::Session { &self.sessions } else { &self.tokens }
+    /// Both are looked up even if the first refuses: hardly any does, and the processor can fetch both at once.
+    fn absolute_hits(&self, keys: &TokenKeys) -> [Option<Hit>; 2] {
+        let tokens = self.absolutes.count(Which::Tokens) > 0;
+        let session = keys.session.as_ref().filter(|_| self.absolutes.count(Which::Sessions) > 0);
+        if !tokens && session.is_none() {
+            return [None, None];
+        }
+        let view = self.absolutes.view();
+        let token = tokens.then(|| view.get(Which::Tokens, &keys.token)).flatten();
+        let session = session.and_then(|key| view.get(Which::Sessions, key));
+        [token.map(|_| Hit::Token), session.map(|_| Hit::Session)]
     }
 
     fn cutoff_hits<'a>(&'a self, keys: &'a TokenKeys) -> impl Iterator<Item = Hit> + 'a {
@@ -310,6 +306,10 @@ impl Blocklist {
             cutoff_refuses(issued_before, keys.issued_at).then_some(hit)
         })
     }
+}
+
+fn which(kind: &Kind) -> Which {
+    if *kind == Kind::Session { Which::Sessions } else { Which::Tokens }
 }
 
 impl std::fmt::Debug for Blocklist {
@@ -501,7 +501,7 @@ mod tests {
         (0..list.shards()).for_each(|shard| {
             list.sweep(shard, NOON);
         });
-        let found: usize = (0..list.shards()).map(|i| list.absolute_shard(&Kind::Token, i).count()).sum();
+        let found: usize = (0..list.shards()).map(|i| list.absolute_shard(&Kind::Token, i).len()).sum();
         assert_eq!(list.counts().token, found as u64, "the counter is the truth");
     }
 

@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use super::SelectorKey;
-use super::absolute::Mix;
+use super::mix::Mix;
 use crate::clock::UnixTime;
 
 const SHARDS: usize = 64;

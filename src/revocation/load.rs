@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::absolute::Mix;
 use super::blocklist::Blocklist;
 use super::cutoffs::Cutoff;
 use super::disk::{Disk, File};
 use super::error::{Damage, OpenError};
 use super::files::snapshot_name;
+use super::mix::Mix;
 use super::record::{Bad, GatewayId, Reader, Salt};
 use super::snapshot::{
     ABSOLUTE_BYTES, BLOCK_HEAD_BYTES, CUTOFF_BYTES, END_BYTES, HEAD_BYTES, LISTING_BYTES, Listing, Summary,

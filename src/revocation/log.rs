@@ -253,6 +253,20 @@ impl Log {
         Ok(first)
     }
 
+    /// After a batch of its own: goes on in a new segment when this one is full. Every start copies the last segment,
+    /// and what a large batch left in it is not worth that.
+    ///
+    /// # Errors
+    /// As any write; what was written stays durable.
+    pub(super) fn rotate(&mut self) -> io::Result<()> {
+        let full = self.active.as_ref().is_some_and(|active| active.bytes >= self.segment_bytes_full);
+        if !full || !self.pending.is_empty() {
+            return Ok(());
+        }
+        let tried = self.begin_segment();
+        self.settle(tried)
+    }
+
     /// When the log has been idle: writes what is durable, so that later damage to the last records can be told
     /// from a torn end. Not synced; it is worth nothing before the disk has it, and does no harm.
     ///

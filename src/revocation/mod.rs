@@ -29,6 +29,7 @@ mod keeper;
 mod keys;
 mod load;
 mod log;
+mod mix;
 #[cfg(test)]
 mod model;
 mod open;
@@ -43,6 +44,7 @@ mod sim;
 mod snapshot;
 #[cfg(test)]
 mod stories;
+mod table;
 mod validate;
 mod verify;
 mod writer;

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::absolute::Mix;
 use super::blocklist::{Blocklist, SHARDS};
 use super::disk::Disk;
 use super::error::{Damage, OpenError};
 use super::files::{IDENTITY_NAME, Name, segment_name, snapshot_name};
 use super::load::Snapshot;
+use super::mix::Mix;
 use super::record::{GatewayId, random};
 use super::replay::{self, Scan};
 use super::snapshot::Summary;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::blocklist::Blocklist;
 use super::disk::Disk;
@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub(super) settled: watch::Sender<u64>,
     /// What the audit trail has; segments behind it are kept.
     pub(super) trail_position: AtomicU64,
+    /// Somebody waits for the trail to have what is in the log.
+    pub(super) trail_hurry: Notify,
     /// The writer is done; nothing will follow.
     pub(super) closed: AtomicBool,
     health: Mutex<Health>,
@@ -106,6 +108,7 @@ impl Shared {
             syncs: AtomicU64::new(0),
             settled: watch::Sender::new(sequence),
             trail_position: AtomicU64::new(0),
+            trail_hurry: Notify::new(),
             closed: AtomicBool::new(false),
             health: Mutex::new(Health::Ready),
             ring: Mutex::default(),

@@ -243,9 +243,9 @@ pub(super) fn block_crc(salt: &Salt, head: &[u8], body: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::absolute::Mix;
     use super::super::error::OpenError;
     use super::super::load::Snapshot;
+    use super::super::mix::Mix;
     use super::super::model::{Model, NOON, revoke};
     use super::super::sim::SimDisk;
     use super::*;

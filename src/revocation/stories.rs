@@ -95,6 +95,26 @@ fn a_bulk_of_many_frames_is_one_batch() {
 }
 
 #[test]
+fn a_large_batch_is_not_left_in_the_segment_that_every_start_copies() {
+    let disk = SimDisk::default();
+    let settings = settings::Settings { snapshot_log_bytes: 4 << 20, ..settings() };
+    run(async {
+        let (handle, _, _) = open(opening(&disk, &settings)).unwrap();
+        let mut bulk = handle.bulk().unwrap();
+        let mut large = token(0);
+        large.reason = "x".repeat(1000).into();
+        bulk.push(vec![large; 2000]).unwrap();
+        bulk.commit().await.unwrap();
+        handle.append(vec![token(1)]).await.unwrap();
+        let (segments, bytes) = (handle.stats().segments, handle.stats().segment_bytes);
+        assert!(segments == 2 && bytes > 2_000_000, "{segments} segments, {bytes} B");
+        handle.close().await;
+    });
+    assert!(disk.content(&super::files::segment_name(2001)).len() < 1000);
+    assert_eq!(recover(&disk).unwrap().last, 2001);
+}
+
+#[test]
 fn more_than_one_batch_may_carry_is_sent_to_bulk() {
     run(async {
         let (handle, _, _) = open_sim(&SimDisk::default()).unwrap();

@@ -66,6 +66,7 @@ impl Writer {
         self.publish();
         self.shared.closed.store(true, Ordering::SeqCst);
         self.shared.settled.send_modify(|_| {});
+        self.shared.trail_hurry.notify_one();
         drop(lock);
     }
 
@@ -138,6 +139,9 @@ impl Writer {
         let accepted = spool.entries;
         drop(spool);
         let _ = answer.send(Ok(Ack { sequence: next - 1, accepted }));
+        let durable = self.log.durable();
+        let rotated = self.log.rotate();
+        self.took_note_of(&rotated, durable);
     }
 
     /// Puts entries in force: first the blocklist, then whoever cuts what is live, so that a stream that registers
