@@ -3,12 +3,13 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint image-check
+.PHONY: help demo test lint scale image-check
 
 help:
 	@echo 'make demo          sign up, call, log out, be refused: the whole story on this machine'
 	@echo 'make test          every test (installs python3-venv on Debian when it is missing)'
 	@echo 'make lint          format, clippy, documentation, shell syntax; warnings are errors'
+	@echo 'make scale         what docs/performance.md promises, measured on this machine: some ten minutes, 10 GB of disk'
 	@echo 'make image-check   build the Dockerfile and run the image, without a container engine (root, Debian)'
 
 demo:
@@ -23,6 +24,11 @@ lint:
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps
 	for script in .ci/run scripts/*; do bash -n "$$script" || exit 1; done
+
+# In parts, or at other sizes: cargo bench --bench scale -- durable lines --seconds 5
+scale:
+	$(CARGO) bench --locked --bench scale
+	$(CARGO) bench --locked --bench live
 
 image-check:
 	scripts/image-check

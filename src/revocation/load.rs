@@ -11,6 +11,7 @@ use super::disk::{Disk, File};
 use super::error::{Damage, OpenError};
 use super::files::snapshot_name;
 use super::mix::Mix;
+use super::pace::Pace;
 use super::record::{Bad, GatewayId, Reader, Salt};
 use super::snapshot::{
     ABSOLUTE_BYTES, BLOCK_HEAD_BYTES, CUTOFF_BYTES, END_BYTES, HEAD_BYTES, LISTING_BYTES, Listing, Summary,
@@ -125,6 +126,8 @@ impl Snapshot {
             for thread in 0..threads.max(1) {
                 let (next, error, found, blocklist) = (&next, &error, &found, blocklist.as_ref());
                 scope.spawn(move || {
+                    // Read back by one thread while requests go on; a start and `verify` have more, and are in a hurry.
+                    let mut pace = (!load && threads == 1).then(Pace::new);
                     let mut progress = Progress::new(thread == 0, self.listings.len());
                     while let Some(listing) = self.listings.get(next.fetch_add(1, Ordering::Relaxed)) {
                         match self.block(listing, blocklist) {
@@ -136,6 +139,9 @@ impl Snapshot {
                             }
                         };
                         progress.show(next.load(Ordering::Relaxed));
+                        if let Some(pace) = &mut pace {
+                            pace.rest();
+                        }
                     }
                 });
             }

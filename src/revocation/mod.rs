@@ -33,6 +33,7 @@ mod mix;
 #[cfg(test)]
 mod model;
 mod open;
+mod pace;
 mod queue;
 mod record;
 mod recovery;

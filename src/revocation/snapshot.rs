@@ -21,12 +21,12 @@
 //! ```
 
 use std::io;
-use std::time::{Duration, Instant};
 
 use super::Kind;
 use super::blocklist::Blocklist;
 use super::disk::{Disk, File};
 use super::files::{snapshot_name, unfinished};
+use super::pace::Pace;
 use super::record::{GatewayId, Salt, random};
 use crate::clock::UnixTime;
 
@@ -39,9 +39,6 @@ pub(super) const ABSOLUTE_BYTES: usize = 20;
 pub(super) const CUTOFF_BYTES: usize = 32;
 /// A snapshot is synced piece by piece: one large sync at the end would make the log's next one wait for it.
 const SYNC_BYTES: u64 = 32 << 20;
-/// The writer of a snapshot rests as long as it worked, so that it takes at most half a core from requests.
-const REST_AFTER: Duration = Duration::from_millis(2);
-
 /// What a snapshot says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
@@ -109,7 +106,7 @@ struct Writer {
     synced: u64,
     listings: Vec<Listing>,
     summary: Summary,
-    worked_since: Instant,
+    pace: Pace,
 }
 
 impl Writer {
@@ -137,8 +134,7 @@ impl Writer {
         let summary = Summary { position, taken_at, gateway, tokens: 0, sessions: 0, cutoffs: 0, bytes: 0 };
         let file = disk.create(name)?;
         let listings = Vec::new();
-        let worked_since = Instant::now();
-        Ok(Self { file, salt, out: head, offset: 0, synced: 0, listings, summary, worked_since })
+        Ok(Self { file, salt, out: head, offset: 0, synced: 0, listings, summary, pace: Pace::new() })
     }
 
     fn run(mut self, blocklist: &Blocklist) -> io::Result<Summary> {
@@ -188,11 +184,7 @@ impl Writer {
         if self.out.len() >= 1 << 20 {
             self.flush()?;
         }
-        let worked = self.worked_since.elapsed();
-        if worked >= REST_AFTER {
-            std::thread::sleep(worked);
-            self.worked_since = Instant::now();
-        }
+        self.pace.rest();
         Ok(listing.count.into())
     }
 
