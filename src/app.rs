@@ -384,12 +384,15 @@ fn terms(settings: &Settings) -> impl Iterator<Item = (Box<str>, Duration)> {
 /// # Errors
 /// All that is wrong with their keys.
 pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Result<Issuers> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).context("there is no randomness to be had")?;
     let setup = issuer::Setup {
         own: settings.auth.as_ref().map(|auth| &auth.own),
         external: &settings.issuers,
         revocable: &settings.revocation.claims,
         token_cache: settings.revocation.token_cache,
         token_bytes_max: settings.limits.token_bytes_max,
+        nonce_secret: settings.gateway.dpop_nonce.then_some(&secret[..]),
     };
     let (issuers, notices) = Issuers::load(&setup, clock.now()).map_err(|errors| {
         let words: Vec<String> =

@@ -130,6 +130,7 @@ pub(crate) fn tokens(dir: &Path, count: u64) -> Tokens {
         revocable: &["tenant".into()],
         token_cache: 65_536,
         token_bytes_max: 8192,
+        nonce_secret: None,
     };
     let issuers = Issuers::load(&setup, now()).unwrap().0;
     let texts = (0..count).map(|number| token(&issuers, number)).collect();

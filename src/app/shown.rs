@@ -48,6 +48,7 @@ fn server(settings: &Settings) -> Value {
         "listen": listen.collect::<Vec<_>>(),
         "workers": server.workers,
         "realm": settings.gateway.realm,
+        "dpop_nonce": settings.gateway.dpop_nonce,
         "invalid_token_status": settings.gateway.invalid_token_status.as_u16(),
         "header_read_timeout": limit(server.header_read_timeout),
         "body_read_timeout": limit(server.body_read_timeout),

@@ -162,6 +162,7 @@ fn route<'c>(mut t: Table<'c>, declared: &Declared<'_>, names: &mut check::Names
     let identity_headers = headers::identity(&t.get("identity_headers"), declared.request_id);
     headers::claimed_by_identity(&request_value, &request_headers, &identity_headers);
     let forward_authorization = t.get("forward_authorization").flag(true);
+    let dpop_as_bearer = t.get("dpop_as_bearer").flag(false);
     t.finish();
     Some(Route {
         name: Arc::from(name.map_or_else(String::new, |name| name.value)),
@@ -186,6 +187,7 @@ fn route<'c>(mut t: Table<'c>, declared: &Declared<'_>, names: &mut check::Names
         response_headers,
         identity_headers,
         forward_authorization,
+        dpop_as_bearer,
     })
 }
 

@@ -82,6 +82,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
             StatusCode::UNAUTHORIZED
         }
     };
+    let dpop_nonce = t.get("dpop_nonce").flag(false);
     let header_read_timeout = t.get("header_read_timeout").duration_or_unlimited(secs(10));
     let body_read_timeout = t.get("body_read_timeout").duration_or_unlimited(secs(30));
     let idle_timeout = t.get("idle_timeout").duration_or_unlimited(secs(75));
@@ -140,6 +141,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
         gateway: Gateway {
             realm: realm.map_or("portcullis".into(), |text| text.boxed()),
             invalid_token_status,
+            dpop_nonce,
             access_log,
         },
         listen_at: listen_value.at,

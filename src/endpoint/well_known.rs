@@ -12,6 +12,7 @@ use super::call::Call;
 use super::fields::bad;
 use super::settings::ASSERTION_ALGORITHMS;
 use crate::answer::{Body, Problem};
+use crate::token::PROOF_ALGORITHMS;
 
 /// Long enough that nobody fetches keys for each token, short enough that a new key is known before it is needed.
 const CACHE: &str = "public, max-age=300";
@@ -41,6 +42,8 @@ impl Endpoints {
             "jwks_uri": format!("{base}/.well-known/jwks.json"),
             "token_endpoint": format!("{base}/oauth2/token"),
             "token_endpoint_auth_methods_supported": any_or_none,
+            "dpop_signing_alg_values_supported": PROOF_ALGORITHMS.split(' ').collect::<Vec<_>>(),
+            "tls_client_certificate_bound_access_tokens": true,
             "token_endpoint_auth_signing_alg_values_supported": algorithms,
             "grant_types_supported": ["refresh_token", "client_credentials"],
             "response_types_supported": [],

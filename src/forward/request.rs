@@ -1,6 +1,8 @@
 //! From the client's request to the upstream's.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
@@ -60,6 +62,9 @@ pub fn request(mut parts: Parts, outbound: &Outbound<'_>) -> Result<Parts, Probl
     let trusted = forwarding.trusts(head.peer());
     retain(headers, |name| !is_dropped(name, trusted, outbound));
     join_cookies(headers, scratch);
+    if route.dpop_as_bearer {
+        as_bearer(headers, scratch);
+    }
 
     headers.insert(HOST, head.authority().value().clone());
     forwarded::add_via(headers, head.version());
@@ -123,6 +128,20 @@ fn is_stripped(folded: &str, outbound: &Outbound<'_>) -> bool {
         }
         folded => hop::is_hop_by_hop(folded) || outbound.forwarding.is_reserved(folded),
     }
+}
+
+/// For an upstream that knows bearer tokens alone: the token under that scheme, without its proof. That it was held by
+/// its owner has been checked here.
+fn as_bearer(headers: &mut HeaderMap, scratch: &mut Scratch) {
+    let token = headers.get(AUTHORIZATION).and_then(|value| match value.as_bytes().split_at_checked(5) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"dpop ") => Some(token.trim_ascii_start()),
+        _ => None,
+    });
+    let Some(token) = token else { return };
+    scratch.push(b"Bearer ");
+    scratch.push(token);
+    scratch.set(headers, AUTHORIZATION);
+    headers.remove("dpop");
 }
 
 /// HTTP/2 may split `Cookie` (RFC 9113 §8.2.3); everyone else expects one.

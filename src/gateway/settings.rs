@@ -11,6 +11,8 @@ pub struct Settings {
     pub realm: Box<str>,
     /// 401 (RFC 6750), or 422 for clients of flask-jwt-extended.
     pub invalid_token_status: StatusCode,
+    /// Every DPoP proof must have a nonce of ours (RFC 9449 §9).
+    pub dpop_nonce: bool,
     /// How the access log is written.
     pub access_log: AccessLog,
 }

@@ -39,7 +39,7 @@ use known::KnownTokens;
 use settings::{External, Own, SELF};
 
 /// What an [`Issuers`] is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Setup<'a> {
     /// `[auth]`; `None`: the gateway issues no tokens of its own.
     pub own: Option<&'a Own>,
@@ -51,6 +51,8 @@ pub struct Setup<'a> {
     pub token_cache: usize,
     /// `[server] max_token_bytes`.
     pub token_bytes_max: usize,
+    /// `[server] dpop_nonce`: the secret of nonces that every proof must have.
+    pub nonce_secret: Option<&'a [u8]>,
 }
 
 /// Why the issuers cannot be used.
@@ -152,7 +154,10 @@ impl Issuers {
             revocable: setup.revocable.into(),
             token_bytes_max: setup.token_bytes_max,
             known,
-            replays: Arc::default(),
+            replays: Arc::new(match setup.nonce_secret {
+                Some(secret) => Replays::default().asking_for_nonces(secret),
+                None => Replays::default(),
+            }),
         };
         if let Some(settings) = setup.own {
             match own_issuer(settings, &all.revocable, now) {

@@ -40,5 +40,6 @@ pub(crate) fn route() -> Route {
         response_headers: HeaderEdits::default(),
         identity_headers: IdentityHeaders::default(),
         forward_authorization: true,
+        dpop_as_bearer: false,
     }
 }

@@ -67,6 +67,8 @@ pub struct Route {
     pub identity_headers: IdentityHeaders,
     /// The client's `Authorization` reaches the upstream.
     pub forward_authorization: bool,
+    /// A token that came with a DPoP proof goes on as a bearer token, the proof does not.
+    pub dpop_as_bearer: bool,
 }
 
 /// Which hosts a route matches; names in lower case, without port.

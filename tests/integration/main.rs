@@ -3,6 +3,7 @@
 
 mod auth_endpoints;
 mod bad_input;
+mod bound;
 mod bulk;
 mod durability;
 mod events;

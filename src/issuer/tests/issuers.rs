@@ -199,8 +199,14 @@ fn keys_that_were_passed_over_are_told_of() {
     let text = json!({ "keys": [{ "kty": "EC", "kid": "k0", "use": "enc" }, jwk] }).to_string();
     let source = KeySource::JwksFile { path: "keys.json".into(), text };
     let external = [external("idp", Some("i"), source, Algorithm::ES256)];
-    let setup =
-        Setup { own: None, external: &external, revocable: &[], token_cache: 0, token_bytes_max: 8192 };
+    let setup = Setup {
+        own: None,
+        external: &external,
+        revocable: &[],
+        token_cache: 0,
+        token_bytes_max: 8192,
+        nonce_secret: None,
+    };
     let (_, notices) = Issuers::load(&setup, NOW).unwrap();
     let told: Vec<String> = notices.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["issuer \"idp\": key 0 (kid \"k0\") is not meant for verifying signatures (\"use\")"]);
@@ -216,6 +222,7 @@ fn a_known_token_carries_its_keys_in_the_blocklist() {
         revocable: &revocable,
         token_cache: 4,
         token_bytes_max: 8192,
+        nonce_secret: None,
     };
     let (issuers, _) = Issuers::load(&setup, NOW).unwrap();
     let known = issuers.verify(&legacy(json!({ "tenant": ["acme", 5] })), NOW).unwrap();

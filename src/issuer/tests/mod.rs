@@ -51,12 +51,14 @@ fn secret_file(secret: &[u8]) -> KeySource {
 }
 
 fn load(own: Option<&Own>, external: &[External], token_cache: usize) -> Issuers {
-    let setup = Setup { own, external, revocable: &[], token_cache, token_bytes_max: 8192 };
+    let setup =
+        Setup { own, external, revocable: &[], token_cache, token_bytes_max: 8192, nonce_secret: None };
     Issuers::load(&setup, NOW).unwrap().0
 }
 
 fn errors(own: Option<&Own>, external: &[External]) -> Vec<String> {
-    let setup = Setup { own, external, revocable: &[], token_cache: 0, token_bytes_max: 8192 };
+    let setup =
+        Setup { own, external, revocable: &[], token_cache: 0, token_bytes_max: 8192, nonce_secret: None };
     Issuers::load(&setup, NOW).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
