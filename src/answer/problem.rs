@@ -19,7 +19,7 @@ pub struct Problem {
     allow: Option<String>,
     scope: Option<String>,
     challenge: bool,
-    dpop: Option<Dpop>,
+    dpop: Option<Box<Dpop>>,
     close: bool,
 }
 
@@ -121,7 +121,7 @@ impl Problem {
     /// `error` is `invalid_dpop_proof` and the like, where the code's own does not do.
     pub fn for_dpop(mut self, algorithms: &'static str, error: Option<&'static str>) -> Self {
         self.challenge = true;
-        self.dpop = Some(Dpop { error, algorithms, nonce: None });
+        self.dpop = Some(Box::new(Dpop { error, algorithms, nonce: None }));
         self
     }
 
