@@ -22,6 +22,7 @@
 //! | [`endpoint`] | requests that we answer ourselves |
 //! | [`issuer`] | keys: ours, and those of others |
 //! | [`upstream`] | connections out |
+//! | [`fetch`] | small requests of our own to other programs |
 //! | [`forward`] | rewriting a message between its two sides |
 //! | [`access`] | the decision |
 //! | [`revocation`] | the log, and what is projected from it |
@@ -47,6 +48,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod endpoint;
+pub mod fetch;
 pub mod forward;
 pub mod gateway;
 pub mod issuer;

@@ -16,6 +16,7 @@ const ROOMS: [&str; 19] = [
     "endpoint",
     "issuer",
     "upstream",
+    "fetch",
     "forward",
     "access",
     "revocation",
