@@ -27,7 +27,7 @@ impl Tally {
     }
 
     fn assert_plenty(&self) {
-        assert!(self.accepted > 50 && self.refused > 50, "{self:?}");
+        assert!(self.accepted >= 20 && self.refused > 50, "{self:?}");
     }
 }
 
