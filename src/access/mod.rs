@@ -4,6 +4,8 @@
 //!
 //! Nothing is forwarded without a `Permit`, and [`decide`] alone makes one: its fields are private to this file.
 
+mod browser;
+
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,6 +16,8 @@ use crate::revocation::{Admitted, Blocklist, KnownToken};
 use crate::route::settings::{Requirement, Route};
 use crate::store::Standing;
 use crate::token::{TokenType, VerifiedToken};
+
+pub use browser::{is_own_origin, is_own_page, repeats_csrf};
 
 /// What was gathered of the client's credentials before the decision.
 #[derive(Debug)]

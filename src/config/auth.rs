@@ -27,7 +27,7 @@ pub(super) const ALGORITHMS: [(&str, Algorithm); 12] = [
 ];
 
 /// Claims that the gateway writes itself.
-const OWN_CLAIMS: [&str; 15] = [
+const OWN_CLAIMS: [&str; 16] = [
     "iss",
     "sub",
     "aud",
@@ -43,6 +43,7 @@ const OWN_CLAIMS: [&str; 15] = [
     "client_id",
     "azp",
     "cnf",
+    "csrf",
 ];
 
 /// Members of a user that the gateway writes itself, or that a sign-up must not set.
@@ -206,10 +207,7 @@ fn transport(value: &Value<'_>) -> (bool, bool) {
     for text in texts {
         match text.choose(&[("header", true), ("cookie", false)]) {
             Some(true) => header = true,
-            Some(false) => {
-                text.cx.needs("cookies", Some(&text.at), "token_transport \"cookie\"");
-                cookie = true;
-            }
+            Some(false) => cookie = true,
             None => {}
         }
     }

@@ -31,6 +31,7 @@ impl Endpoints {
         if !auth.signup {
             return Err(Problem::new(Code::Forbidden, "Sign-up is closed"));
         }
+        let by_cookie = self.signs_in_by_cookie(call)?;
         let fields = call.fields()?;
         let email = fields.given("email")?;
         if !is_email(email) {
@@ -56,9 +57,9 @@ impl Endpoints {
             created: self.parts.clock.now(),
             disabled: false,
         };
-        let prepared = self.prepare_login(call, &user)?;
+        let prepared = self.prepare_login(call, &user, self.session_claims()?)?;
         match self.parts.store.create_user(user.clone(), key.into(), Some(prepared.login.clone())).await? {
-            Created::Done => Ok(prepared.answer(StatusCode::CREATED, auth, &user)),
+            Created::Done => self.signed_in(StatusCode::CREATED, &prepared, &user, by_cookie),
             Created::EmailTaken | Created::IdTaken => Err(taken()),
         }
     }
@@ -66,7 +67,7 @@ impl Endpoints {
     /// POST `/auth/signin`. Whether there is such an account, and whether it may sign in, shows neither in the
     /// words nor in the time: the same hash is computed on the same queue.
     pub(super) async fn sign_in(&self, call: &Call) -> Result<Response<Body>, Problem> {
-        let auth = self.auth()?;
+        let by_cookie = self.signs_in_by_cookie(call)?;
         let fields = call.fields()?;
         let (email, password) = (fields.given("email")?, fields.given("password")?);
         // What can be nobody's is wrong like any other: the same words after the same time.
@@ -75,13 +76,13 @@ impl Endpoints {
         let user = self.check_password(call, &key, &password, None).await?;
         let user = self.rehashed(user, password).await?;
 
-        let prepared = self.prepare_login(call, &user)?;
+        let prepared = self.prepare_login(call, &user, self.session_claims()?)?;
         match self.parts.store.start_session(prepared.login.clone(), user.password_hash.clone()).await? {
             Started::Done => {}
             Started::CredentialsChanged => return Err(bad_credentials()),
         }
         self.keep_session_limit(call, &user.id).await?;
-        Ok(prepared.answer(StatusCode::OK, auth, &user))
+        self.signed_in(StatusCode::OK, &prepared, &user, by_cookie)
     }
 
     /// GET `/auth/me`.
@@ -136,9 +137,21 @@ impl Endpoints {
         };
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let fits = self.hasher()?.verify(password.clone(), hash).await?;
+        let known = user.as_ref().map(|user| user.id.clone());
         let user = user.filter(|user| fits && !user.disabled);
         let now = self.parts.clock.now();
-        self.lockout.conclude(attempt, rule, now, user.is_some()).map_err(locked_out)?;
+        let concluded = self.lockout.conclude(attempt, rule, now, user.is_some());
+        if user.is_none() {
+            // Never what was typed: people type passwords where the email goes.
+            tracing::info!(
+                target: "portcullis::audit",
+                subject = known.as_deref().unwrap_or_default(),
+                address = &*call.address(),
+                locked = concluded.is_err(),
+                "a sign-in was refused"
+            );
+        }
+        concluded.map_err(locked_out)?;
         user.ok_or_else(bad_credentials)
     }
 

@@ -44,11 +44,13 @@ impl Endpoints {
     /// The token of the request, verified; of any type, revoked or not.
     ///
     /// # Errors
-    /// 401 missing or expired; 422 anything else that is wrong with it.
+    /// 401 missing or expired; 403 by a cookie, and not from a page of ours; 422 anything else that is wrong with it.
     pub(super) fn own_token(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
         let text = self.token_text(call)?;
         let possession = call.possession(Some(text))?;
-        Ok(self.parts.tokens.admit_own(text, &possession, call.now)?)
+        let token = self.parts.tokens.admit_own(text, &possession, call.now)?;
+        self.guard(call, &token)?;
+        Ok(token)
     }
 
     /// The text of the request's token.
@@ -56,7 +58,8 @@ impl Endpoints {
     /// # Errors
     /// 401 missing; 422 too long.
     pub(super) fn token_text<'a>(&self, call: &'a Call) -> Result<&'a str, Problem> {
-        let text = call.bearer()?.ok_or_else(|| Problem::new(Code::TokenMissing, "The token is missing"))?;
+        let missing = || Problem::new(Code::TokenMissing, "The token is missing");
+        let text = self.presented(call)?.ok_or_else(missing)?.text;
         if text.len() > self.parts.token_bytes_max {
             return Err(Unverified::Invalid.into());
         }

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Endpoints;
+use super::browser::{Cookies, csrf_value, set_cookies};
 use super::call::Call;
 use super::place::Place;
 use super::ports::Grant;
+use super::reply::one;
 use super::revoking::Cause;
 use super::settings::Settings;
-use crate::answer::Problem;
+use crate::answer::{Body, Problem};
 use crate::clock::UnixTime;
 use crate::store::{Login, Session, Token, User};
 use crate::token::{Binding, Claims, TokenType};
@@ -27,42 +29,62 @@ pub(super) struct Holder<'a> {
     pub(super) scope: &'a str,
     /// What its tokens are bound to.
     pub(super) binding: Option<Binding>,
+    /// More claims, in every token of the session.
+    pub(super) claims: &'a Claims,
 }
 
 /// A session that is about to be recorded, with the texts of its first tokens.
 pub(super) struct Prepared {
     pub(super) login: Login,
     access: String,
+    access_until: UnixTime,
     refresh: String,
-}
-
-impl Prepared {
-    /// What the client gets once the session is recorded.
-    pub(super) fn view(&self, auth: &Settings, user: &User) -> Value {
-        json!({
-            "access_token": self.access,
-            "refresh_token": self.refresh,
-            "user": user_view(auth, user),
-        })
-    }
-
-    /// The same with a status in front.
-    pub(super) fn answer(
-        &self,
-        status: StatusCode,
-        auth: &Settings,
-        user: &User,
-    ) -> http::Response<crate::answer::Body> {
-        super::reply::one(status, self.view(auth, user))
-    }
+    claims: Claims,
 }
 
 impl Endpoints {
+    /// What the client gets once the session is recorded.
+    ///
+    /// # Errors
+    /// No random bytes.
+    pub(super) fn signed_in(
+        &self,
+        status: StatusCode,
+        prepared: &Prepared,
+        user: &User,
+        by_cookie: bool,
+    ) -> Result<Response<Body>, Problem> {
+        let auth = self.auth()?;
+        let mut view = json!({ "user": user_view(auth, user) });
+        if auth.header_transport {
+            view["access_token"] = (&*prepared.access).into();
+            view["refresh_token"] = (&*prepared.refresh).into();
+        }
+        if !by_cookie {
+            return Ok(one(status, view));
+        }
+        let (csrf, until) = (csrf_value(&prepared.claims)?, prepared.login.session.expires);
+        view["csrf_token"] = (&*csrf).into();
+        let mut response = one(status, view);
+        let cookies = Cookies {
+            access: (&prepared.access, prepared.access_until),
+            refresh: Some((&prepared.refresh, until)),
+            csrf: (&csrf, until),
+        };
+        set_cookies(&mut response, self.parts.clock.now(), cookies);
+        Ok(response)
+    }
+
     /// A session that begins now, of a user who has just given their password, with its first tokens.
     ///
     /// # Errors
     /// The signer failed.
-    pub(super) fn prepare_login(&self, call: &Call, user: &User) -> Result<Prepared, Problem> {
+    pub(super) fn prepare_login(
+        &self,
+        call: &Call,
+        user: &User,
+        claims: Claims,
+    ) -> Result<Prepared, Problem> {
         let auth = self.auth()?;
         // The clock is read here and not when the request came: between the two lies the hash, and a logout-all in
         // that time is not meant for this session.
@@ -81,10 +103,13 @@ impl Endpoints {
             until: session.expires,
             scope: &user.scope,
             binding: self.binding_for(call)?,
+            claims: &claims,
         };
         let (access, access_row) = self.new_access(call, holder, now, true)?;
         let (refresh, refresh_row) = self.new_refresh(call, holder, now)?;
-        Ok(Prepared { login: Login { session, tokens: vec![access_row, refresh_row] }, access, refresh })
+        let access_until = access_row.expires_at;
+        let login = Login { session, tokens: vec![access_row, refresh_row] };
+        Ok(Prepared { login, access, access_until, refresh, claims })
     }
 
     /// What the tokens of a client that asks for its first ones are to be bound to: the key of its proof, the
@@ -93,7 +118,8 @@ impl Endpoints {
     /// # Errors
     /// 401 for a proof that is no good or was used before.
     pub(super) fn binding_for(&self, call: &Call) -> Result<Option<Binding>, Problem> {
-        let token = if call.place == Place::Refresh { call.bearer()? } else { None };
+        let token =
+            if call.place == Place::Refresh { self.presented(call)?.map(|token| token.text) } else { None };
         let possession = call.possession(token)?;
         if let Some(proof) = &possession.proof {
             self.parts.tokens.take_proof(proof, call.now)?;
@@ -116,6 +142,8 @@ impl Endpoints {
         // Never longer than its session, so that the revocation of the session can be forgotten when that ends.
         let expires_at = seconds_later(now, auth.own.access_ttl).min(holder.until);
         let token_id = Uuid::new_v4().to_string();
+        let mut claims = auth.claims.clone();
+        claims.extend(holder.claims.clone());
         self.new_token(
             call,
             &Grant {
@@ -129,7 +157,7 @@ impl Endpoints {
                 fresh,
                 scope: holder.scope,
                 binding: holder.binding,
-                claims: &auth.claims,
+                claims: &claims,
             },
         )
     }
@@ -173,7 +201,7 @@ impl Endpoints {
                 fresh: false,
                 scope: "",
                 binding: holder.binding,
-                claims: &Claims::new(),
+                claims: holder.claims,
             },
         )
     }

@@ -3,6 +3,7 @@
 use http::Response;
 
 use super::Endpoints;
+use super::browser::clear_cookies;
 use super::call::Call;
 use super::ports::Unverified;
 use super::reply::message;
@@ -20,10 +21,11 @@ impl Endpoints {
     pub(super) async fn log_out(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let text = self.token_text(call)?;
         let token = self.parts.tokens.verify_own_tolerating_expiry(text, call.now)?;
+        self.guard(call, &token)?;
         let subject = token.subject.as_deref().ok_or(Unverified::Invalid)?;
         let actor = format!("subject:{subject}");
         self.end_session_of(call, &token, Cause { actor: &actor, reason: "logout" }).await?;
-        Ok(message("Logged out"))
+        self.farewell(call, "Logged out")
     }
 
     /// POST `/auth/logout-all`.
@@ -33,7 +35,16 @@ impl Endpoints {
         let here = self.session_of(call, &caller.token, &caller.session, &caller.subject).await;
         let cause = Cause { actor: &actor, reason: "logout-all" };
         self.revoke_subject(call, &caller.subject, here, cause).await?;
-        Ok(message("Logged out everywhere"))
+        self.farewell(call, "Logged out everywhere")
+    }
+
+    /// The session is over; a browser forgets its cookies.
+    fn farewell(&self, call: &Call, words: &str) -> Result<Response<Body>, Problem> {
+        let mut response = message(words);
+        if self.presented(call)?.is_some_and(|token| token.by_cookie) {
+            clear_cookies(&mut response);
+        }
+        Ok(response)
     }
 
     /// Revokes the session of a token of ours, unless it is over or revoked already.

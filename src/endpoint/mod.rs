@@ -6,6 +6,7 @@
 //! [`Revocations`].
 
 mod account;
+mod browser;
 mod call;
 mod caller;
 mod email;
@@ -43,11 +44,13 @@ use crate::answer::{Body, BoxError, Code, Context, Problem};
 use crate::clock::Clock;
 use crate::route::Peer;
 use crate::store::{Store, StoreError};
+use crate::token::Transport;
 use call::Call;
 use hasher::Hasher;
 use lockout::Lockout;
 use place::Place;
 
+pub use browser::CSRF_CLAIM;
 pub use call::Origin;
 pub use ports::{Grant, Issued, LogUnavailable, Revocations, SigningFailed, Tokens, Unstated, Unverified};
 
@@ -139,6 +142,14 @@ impl Endpoints {
             hosts.is_empty() || hosts.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
         };
         Place::find(path, auth).is_some() && auth.is_none_or(|auth| served(&auth.hosts))
+    }
+
+    /// Where tokens are looked for.
+    pub fn transport(&self) -> Transport {
+        self.parts.auth.as_ref().map_or(Transport::HEADER, |auth| Transport {
+            header: auth.header_transport,
+            cookie: auth.cookie_transport,
+        })
     }
 
     /// Answers a request, whose path is the normalised one that [`Endpoints::matches`] said yes to. `peer.address` is

@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::Endpoints;
+use super::browser::{Cookies, csrf_value, set_cookies};
 use super::call::Call;
 use super::caller::{Caller, revoked};
 use super::login::{Holder, scope_of};
@@ -36,11 +37,34 @@ impl Endpoints {
         let token = self.own_token(call)?;
         let caller = self.refresher(call, token).await?;
         let exchanged = self.exchange(call, &caller, None).await?;
+        if self.presented(call)?.is_some_and(|token| token.by_cookie) {
+            return self.exchanged_by_cookie(call, &caller, &exchanged);
+        }
         let mut pair = json!({ "access_token": exchanged.access });
         if let Some(refresh) = exchanged.refresh {
             pair["refresh_token"] = refresh.into();
         }
         Ok(one(StatusCode::OK, pair))
+    }
+
+    /// What came by a cookie goes by cookies, and by these alone: a script that can have a page refresh its session
+    /// does not get to see a token.
+    fn exchanged_by_cookie(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        exchanged: &Exchanged,
+    ) -> Result<Response<Body>, Problem> {
+        let csrf = csrf_value(&self.carried_claims(&caller.token))?;
+        let until = caller.token.expires_at;
+        let mut response = one(StatusCode::OK, json!({ "csrf_token": csrf }));
+        let cookies = Cookies {
+            access: (&exchanged.access, exchanged.access_row.expires_at),
+            refresh: exchanged.refresh.as_deref().map(|text| (text, until)),
+            csrf: (&csrf, until),
+        };
+        set_cookies(&mut response, call.now, cookies);
+        Ok(response)
     }
 
     /// Who comes with this refresh token.
@@ -76,6 +100,7 @@ impl Endpoints {
         let presented = &caller.token;
         let user = self.parts.store.user(&caller.subject).await?.ok_or_else(revoked)?;
         let now = self.parts.clock.now();
+        let claims = self.carried_claims(&caller.token);
         let holder = Holder {
             subject: &caller.subject,
             session: &caller.session,
@@ -87,6 +112,7 @@ impl Endpoints {
                 Some(binding) => Some(*binding),
                 None => self.binding_for(call)?,
             },
+            claims: &claims,
         };
         let (access, access_row) = self.new_access(call, holder, now, false)?;
         let successor = match auth.rotate_refresh {

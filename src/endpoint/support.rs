@@ -91,7 +91,11 @@ pub(super) fn clients() -> Vec<Client> {
 }
 
 /// A toy: the claims in base64url, and an HMAC over them by the secret of the issuer.
-pub(super) struct ToyTokens;
+#[derive(Default)]
+pub(super) struct ToyTokens {
+    /// Broken on purpose: every refresh token gets an id of its own, a repeated one too.
+    pub(super) siblings: Option<std::sync::atomic::AtomicU64>,
+}
 
 impl ToyTokens {
     /// A token with these claims, signed by this issuer.
@@ -188,8 +192,11 @@ impl Tokens for ToyTokens {
     }
 
     fn issue(&self, grant: &Grant<'_>) -> Result<Issued, SigningFailed> {
+        let sibling = self.siblings.as_ref().filter(|_| grant.token_type == TokenType::Refresh);
+        let sibling = sibling.map(|count| format!("sibling-{}", count.fetch_add(1, Ordering::Relaxed)));
+        let token_id = sibling.as_deref().unwrap_or(grant.token_id);
         let mut claims = json!({
-            "iss": SELF, "sub": grant.subject, "sid": grant.session, "jti": grant.token_id,
+            "iss": SELF, "sub": grant.subject, "sid": grant.session, "jti": token_id,
             "iat": grant.issued_at.secs(), "exp": grant.expires_at.secs(), "type": grant.token_type.name(),
             "client_id": grant.client,
         });
@@ -348,6 +355,32 @@ impl Answered {
     }
 }
 
+/// A browser's cookies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Jar(pub(super) std::collections::BTreeMap<String, String>);
+
+impl Jar {
+    /// Takes what an answer sets, drops what it clears.
+    pub(super) fn take(&mut self, answer: &Answered) {
+        for set in answer.headers.get_all("set-cookie") {
+            let mut parts = set.to_str().unwrap().split("; ");
+            let (name, value) = parts.next().unwrap().split_once('=').unwrap();
+            match parts.any(|part| part == "Max-Age=0") {
+                true => drop(self.0.remove(name)),
+                false => drop(self.0.insert(name.to_owned(), value.to_owned())),
+            }
+        }
+    }
+
+    pub(super) fn line(&self) -> String {
+        self.0.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    }
+
+    pub(super) fn get(&self, name: &str) -> &str {
+        &self.0[&format!("__Host-portcullis_{name}")]
+    }
+}
+
 /// Everything put together.
 pub(super) struct World {
     pub(super) endpoints: Arc<Endpoints>,
@@ -364,7 +397,10 @@ impl World {
     }
 
     pub(super) fn with(auth: Option<Settings>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::in_dir(tempfile::tempdir().unwrap(), auth, Arc::new(ToyTokens::default()))
+    }
+
+    pub(super) fn in_dir(dir: TempDir, auth: Option<Settings>, tokens: Arc<dyn Tokens>) -> Self {
         let store: Arc<dyn Store> = Arc::new(crate::store::Sqlite::open(&dir.path().join("p.db")).unwrap());
         let log = Arc::new(ToyLog {
             store: store.clone(),
@@ -381,7 +417,7 @@ impl World {
             token_bytes_max: 8192,
             admin_token: Some(Zeroizing::new(ADMIN.as_bytes().to_vec())),
             store: store.clone(),
-            tokens: Arc::new(ToyTokens),
+            tokens,
             revocations: log.clone(),
             clock: clock.clone(),
         };
@@ -403,7 +439,11 @@ impl World {
     /// Sends a request with a token and members.
     pub(super) async fn call(&self, how: As, line: &str, token: &str, members: Value) -> Answered {
         let (method, path) = line.split_once(' ').unwrap();
-        let mut request = Request::builder().method(method).uri(path).header("user-agent", "test/1");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("user-agent", "test/1")
+            .header("host", "api.example.com");
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -436,6 +476,19 @@ impl World {
 
     pub(super) async fn post(&self, path: &str, token: &str, members: Value) -> Answered {
         self.call(As::Json, &format!("POST {path}"), token, members).await
+    }
+
+    /// Sends a request as a browser of this host does, with these cookies and this `x-csrf-token`.
+    pub(super) async fn browse(&self, line: &str, jar: &Jar, fields: &[(&'static str, &str)]) -> Answered {
+        let (method, path) = line.split_once(' ').unwrap();
+        let mut request = Request::builder().method(method).uri(path).header("host", "api.example.com");
+        if !jar.0.is_empty() {
+            request = request.header("cookie", jar.line());
+        }
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Full::default()).unwrap()).await
     }
 
     /// A new account: access and refresh token.

@@ -126,6 +126,7 @@ impl Inner {
         story.permitted(&permit, &self.metrics);
 
         let client = tunnel::asked_for(&head, &mut request);
+        gather::hand_over(setup, &permit, request.headers_mut());
         let (parts, body) = request.into_parts();
         let outbound = setup.outbound(&head, &found, &permit, id, client.is_some());
         let parts = forward::request(parts, &outbound)?;

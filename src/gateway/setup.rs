@@ -111,6 +111,8 @@ impl Setup {
         let origin = Origin { scheme: scheme.into(), authority: authority.into() };
         request.extensions_mut().insert(origin);
         *request.uri_mut() = normal_uri(head);
+        // HTTP/2 and absolute-form say it elsewhere.
+        request.headers_mut().insert(http::header::HOST, head.authority().value().clone());
         let (endpoints, id) = (self.endpoints.clone(), id.as_str().to_owned());
         async move { endpoints.serve(peer, &id, request).await }
     }

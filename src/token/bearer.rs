@@ -68,7 +68,7 @@ fn read(field: &HeaderValue, token_bytes_max: usize) -> Result<Option<Credential
 }
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
-fn is_b64token(token: &str) -> bool {
+pub(super) fn is_b64token(token: &str) -> bool {
     let body = token.trim_end_matches('=');
     let is_char = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     !body.is_empty() && body.bytes().all(is_char)

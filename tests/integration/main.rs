@@ -5,6 +5,7 @@ mod auth_endpoints;
 mod bad_input;
 mod bound;
 mod bulk;
+mod cookies;
 mod durability;
 mod events;
 mod flask_story;
@@ -15,6 +16,7 @@ mod live;
 mod operations;
 mod proxying;
 mod receivers;
+mod refresh;
 mod revocations;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;

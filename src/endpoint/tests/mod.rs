@@ -2,8 +2,10 @@
 
 mod accounts;
 mod bad_input;
+mod browser;
 mod clients;
 mod events;
 mod oauth;
 mod refresh;
 mod revoking;
+mod simulation;
