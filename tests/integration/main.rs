@@ -8,6 +8,7 @@ mod bulk;
 mod durability;
 mod events;
 mod flask_story;
+mod keys;
 mod kit;
 mod lasting;
 mod libraries;
@@ -19,4 +20,5 @@ mod revocations;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;
 mod tls;
+mod users;
 mod verdicts;
