@@ -7,11 +7,13 @@ mod explain;
 mod idempotency;
 mod intake;
 mod items;
+mod keys;
 mod reply;
 mod revocations;
 pub mod settings;
 mod state;
 mod token;
+mod users;
 
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ use items::Scope;
 use reply::Refused;
 
 pub use intake::{Intake, IntakeError, LiveSession, Lookup, token_of};
+pub use keys::{duration, imported_key, key_revocation, keys_shown};
 pub use revocations::row_shown;
 
 pub use items::{Issuer, Scope as RevocationScope};
@@ -89,6 +92,16 @@ impl Admin {
                 "/admin/revocations/{kind}/{value}",
                 get(revocations::in_force).delete(revocations::unrevoke),
             )
+            .route("/admin/users", get(users::list).post(users::create))
+            .route("/admin/users/{id}", get(users::show).delete(users::delete))
+            .route("/admin/users/{id}/disable", post(users::disable))
+            .route("/admin/users/{id}/enable", post(users::enable))
+            .route("/admin/users/{id}/revoke", post(users::revoke))
+            .route("/admin/users/{id}/password", post(users::password))
+            .route("/admin/keys", get(keys::list))
+            .route("/admin/keys/rotate", post(keys::rotate))
+            .route("/admin/keys/import", post(keys::import))
+            .route("/admin/keys/{kid}/retire", post(keys::retire))
             .route("/admin/events", get(events::events))
             .route("/admin/explain", post(explain::explain))
             .route("/admin/snapshot", post(state::snapshot))

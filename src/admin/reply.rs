@@ -71,6 +71,17 @@ impl From<StoreError> for Refused {
     }
 }
 
+/// The whole body, of at most so many bytes.
+///
+/// # Errors
+/// 413 for more, and for one that breaks off.
+pub(super) async fn body(request: axum::extract::Request, bytes_max: usize) -> Result<bytes::Bytes, Refused> {
+    axum::body::to_bytes(request.into_body(), bytes_max).await.map_err(|_| {
+        let words = format!("the body is larger than {bytes_max} bytes, or broke off");
+        Refused(Problem::new(Code::BodyTooLarge, words))
+    })
+}
+
 /// A task of ours that ended without an answer: a panic, or the end of the process.
 pub(super) fn ended_early(error: tokio::task::JoinError) -> Refused {
     tracing::error!(%error, "work for the admin API ended early");

@@ -177,8 +177,8 @@ impl endpoint::Tokens for Tokens {
         }
     }
 
-    fn jwks(&self) -> Bytes {
-        self.0.load().jwks_json().cloned().unwrap_or_else(|| Bytes::from_static(b"{\"keys\":[]}"))
+    fn jwks(&self, now: UnixTime) -> Bytes {
+        self.0.load().jwks_json(now).unwrap_or_else(|| Bytes::from_static(b"{\"keys\":[]}"))
     }
 }
 

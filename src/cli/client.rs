@@ -103,7 +103,7 @@ impl Admin {
         let request = self.builder(Method::POST, path).header("content-type", "application/x-ndjson");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answer = runtime.block_on(exchange(self.address, request.body(body)?));
-        judged(&answer.context("the gateway did not take the revocations")?)
+        judged(&answer.context("the gateway did not take the lines")?)
     }
 
     /// Where it is asked for.

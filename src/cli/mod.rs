@@ -7,10 +7,14 @@ mod explain;
 mod export;
 mod health;
 mod import;
+mod input;
+mod keys;
 mod lines;
 mod progress;
 mod revocations;
 mod snapshot;
+mod user_import;
+mod users;
 mod verify;
 mod way;
 
@@ -68,6 +72,10 @@ enum Command {
     Import(import::Import),
     /// Write every revocation in force to a file of JSON lines.
     Export(export::Export),
+    /// List, rotate, retire or take in our own keys.
+    Keys(keys::Keys),
+    /// List, make and manage accounts.
+    Users(users::Users),
     /// Take a snapshot, so that the next start is fast.
     Snapshot,
     /// Look through a state directory without changing it.
@@ -107,6 +115,8 @@ pub fn main() -> ExitCode {
         Command::Explain(what) => explain::run(&common, &what),
         Command::Import(what) => import::run(&common, &what),
         Command::Export(what) => export::run(&common, &what),
+        Command::Keys(what) => keys::run(&common, &what),
+        Command::Users(what) => users::run(&common, &what),
         Command::Snapshot => snapshot::run(&common),
         Command::Verify(what) => verify::run(&common, &what),
         Command::Health => health::run(&common),

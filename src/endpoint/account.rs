@@ -1,5 +1,6 @@
 //! Sign-up, sign-in, password change, and who one is.
 
+use aws_lc_rs::hmac;
 use http::{Response, StatusCode};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -22,7 +23,7 @@ use crate::token::Claims;
 /// as an extra field, the password least of all.
 const RESERVED: [&str; 5] = ["id", "email", "username", "createdon", "password"];
 /// The most bytes of a username and of each of the `user_fields`.
-const FIELD_BYTES_MAX: usize = 1024;
+pub(super) const FIELD_BYTES_MAX: usize = 1024;
 
 impl Endpoints {
     /// POST `/auth/signup`: an account, its first session and tokens, all or nothing.
@@ -65,7 +66,7 @@ impl Endpoints {
     }
 
     /// POST `/auth/signin`. Whether there is such an account, and whether it may sign in, shows neither in the
-    /// words nor in the time: the same hash is computed on the same queue.
+    /// words nor in the time: a hash is computed on the same queue, for nobody's account one like somebody's.
     pub(super) async fn sign_in(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let by_cookie = self.signs_in_by_cookie(call)?;
         let fields = call.fields()?;
@@ -135,7 +136,9 @@ impl Endpoints {
             Some(user) => Some(user),
             None => self.parts.store.user_by_email(key).await?,
         };
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        // Asked for whether or not it is needed: its time is part of the answer's.
+        let decoy = self.decoy(key).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.clone()).or(decoy);
         let fits = self.hasher()?.verify(password.clone(), hash).await?;
         let known = user.as_ref().map(|user| user.id.clone());
         let user = user.filter(|user| fits && !user.disabled);
@@ -153,6 +156,17 @@ impl Endpoints {
         }
         concluded.map_err(locked_out)?;
         user.ok_or_else(bad_credentials)
+    }
+
+    /// What is computed for an email that nobody has: the hash of an account drawn by a keyed digest of the email, so
+    /// that hashes of other programs, slower or faster than ours, are as frequent behind emails without an account as
+    /// behind those with one, and the same email always takes the same time.
+    async fn decoy(&self, key: &str) -> Result<Option<PasswordHash>, Problem> {
+        let drawn = hmac::sign(&self.decoys, key.as_bytes());
+        let id = Uuid::from_slice(&drawn.as_ref()[..16]).unwrap_or_default();
+        let near = self.parts.store.hash_near(&id.to_string()).await?;
+        let hasher = self.hasher()?;
+        Ok(near.filter(|hash| hasher.understands(hash)))
     }
 
     /// A user who has just given their password, with a hash by the parameters in force.

@@ -49,6 +49,36 @@ impl Fields {
         Err(Problem::new(Code::UnsupportedMediaType, "The body must be application/x-www-form-urlencoded"))
     }
 
+    /// Reads one JSON object, whatever carries it.
+    ///
+    /// # Errors
+    /// 400 as [`Fields::of`].
+    pub(super) fn of_json(bytes: &[u8]) -> Result<Self, Problem> {
+        json(bytes)
+    }
+
+    /// The first member that has none of these names.
+    pub(super) fn unknown(&self, known: impl Fn(&str) -> bool) -> Option<&str> {
+        self.members.keys().map(String::as_str).find(|name| !known(name))
+    }
+
+    /// The members of a member that is an object; `None` when it is missing or null.
+    ///
+    /// # Errors
+    /// 400 for anything else.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Self>, Problem> {
+        match self.members.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(Self { members: members.clone(), form: false })),
+            Some(_) => Err(bad(format!("'{name}' must be an object"))),
+        }
+    }
+
+    /// Whether there is such a member, and it is not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// The pairs of a query string.
     ///
     /// # Errors

@@ -13,10 +13,12 @@ mod email;
 mod events;
 mod fields;
 mod hasher;
+mod imported;
 mod lockout;
 mod login;
 mod logout;
 mod oauth;
+mod operator;
 mod password;
 mod place;
 mod ports;
@@ -36,6 +38,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use zeroize::Zeroizing;
@@ -52,6 +55,7 @@ use place::Place;
 
 pub use browser::CSRF_CLAIM;
 pub use call::Origin;
+pub use operator::{CreatedUser, Lines as UserLines, Operator};
 pub use ports::{Grant, Issued, LogUnavailable, Revocations, SigningFailed, Tokens, Unstated, Unverified};
 
 /// Rows stay this long after they expired, for clocks that disagree.
@@ -92,6 +96,8 @@ pub struct Endpoints {
     lockout: Arc<Lockout>,
     assertions: Arc<oauth::Assertions>,
     doors: Arc<events::Doors>,
+    /// Draws the hash that stands in for an account that is not there.
+    decoys: hmac::Key,
 }
 
 impl Endpoints {
@@ -126,7 +132,17 @@ impl Endpoints {
                 None => Arc::new(Hasher::start(&auth.password)?),
             }),
         };
-        Ok(Self { parts, hasher, lockout, assertions, doors: Arc::default() })
+        // The admin token outlives a restart, and so the draw.
+        let secret = match &parts.admin_token {
+            Some(token) => token.clone(),
+            None => {
+                let mut random = Zeroizing::new(vec![0; 32]);
+                getrandom::fill(&mut random).map_err(std::io::Error::other)?;
+                random
+            }
+        };
+        let decoys = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        Ok(Self { parts, hasher, lockout, assertions, doors: Arc::default(), decoys })
     }
 
     /// Whether a request is for one of the endpoints: its normalised path, and its host (a port is passed over).

@@ -152,8 +152,8 @@ pub trait Tokens: Send + Sync + 'static {
         now: UnixTime,
     ) -> Result<Option<String>, SigningFailed>;
 
-    /// The public keys as a JWK set (RFC 7517 §5), in JSON.
-    fn jwks(&self) -> Bytes;
+    /// The public keys that verify at `now` as a JWK set (RFC 7517 §5), in JSON.
+    fn jwks(&self, now: UnixTime) -> Bytes;
 }
 
 /// The log cannot take entries now; none of the batch is in it.

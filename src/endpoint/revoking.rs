@@ -17,7 +17,7 @@ use crate::store::{Mark, Session};
 pub(super) struct Cause<'a> {
     /// `subject:ID`, `client:ID`, `gateway`.
     pub(super) actor: &'a str,
-    pub(super) reason: &'static str,
+    pub(super) reason: &'a str,
 }
 
 impl Endpoints {
@@ -31,12 +31,25 @@ impl Endpoints {
         sessions: &[Session],
         cause: Cause<'_>,
     ) -> Result<(), Problem> {
+        self.revoke_sessions_from(&call.address(), sessions, cause).await
+    }
+
+    /// The same for whoever asks from this address.
+    ///
+    /// # Errors
+    /// As [`Endpoints::revoke_sessions`].
+    pub(super) async fn revoke_sessions_from(
+        &self,
+        address: &str,
+        sessions: &[Session],
+        cause: Cause<'_>,
+    ) -> Result<(), Problem> {
         if sessions.is_empty() {
             return Ok(());
         }
-        let batch = sessions.iter().map(|session| self.session_entry(call, session, cause)).collect();
+        let batch = sessions.iter().map(|session| self.session_entry(address, session, cause)).collect();
         self.parts.revocations.append(batch).await?;
-        self.mark_sessions(call, sessions, cause).await;
+        self.mark_sessions(sessions, cause).await;
         Ok(())
     }
 
@@ -60,29 +73,52 @@ impl Endpoints {
         also: Session,
         cause: Cause<'_>,
     ) -> Result<(), Problem> {
+        self.revoke_subject_from(&call.address(), subject, Some(also), cause).await.map(drop)
+    }
+
+    /// The same for whoever asks from this address; gives the sequence of the last entry.
+    ///
+    /// # Errors
+    /// As [`Endpoints::revoke_subject`].
+    pub(super) async fn revoke_subject_from(
+        &self,
+        address: &str,
+        subject: &str,
+        also: Option<Session>,
+        cause: Cause<'_>,
+    ) -> Result<u64, Problem> {
         let now = self.parts.clock.now();
         let mut sessions = self.parts.store.live_sessions(subject, now).await?;
-        if sessions.iter().all(|session| session.id != also.id) {
-            sessions.push(also);
-        }
+        sessions.extend(also.filter(|also| sessions.iter().all(|session| session.id != also.id)));
         let cutoff = UnixTime::from_secs(now.secs());
         let last = sessions.iter().map(|session| session.expires).max();
         let expires_at = last.unwrap_or_default().max(self.longest_from(now));
         let mut batch: Vec<_> =
-            sessions.iter().map(|session| self.session_entry(call, session, cause)).collect();
+            sessions.iter().map(|session| self.session_entry(address, session, cause)).collect();
         batch.push(Revocation {
             issued_before: Some(cutoff),
-            ..self.entry(call, Kind::Subject, subject, expires_at, cause)
+            ..self.entry_from(address, Kind::Subject, subject, expires_at, cause)
         });
-        self.parts.revocations.append(batch).await?;
-        self.mark_sessions(call, &sessions, cause).await;
-        Ok(())
+        let sequence = self.parts.revocations.append(batch).await?;
+        self.mark_sessions(&sessions, cause).await;
+        Ok(sequence)
     }
 
     /// One entry, about a token or a session of ours, or the start of another kind.
     pub(super) fn entry(
         &self,
         call: &Call,
+        kind: Kind,
+        value: &str,
+        expires_at: UnixTime,
+        cause: Cause<'_>,
+    ) -> Revocation {
+        self.entry_from(&call.address(), kind, value, expires_at, cause)
+    }
+
+    fn entry_from(
+        &self,
+        address: &str,
         kind: Kind,
         value: &str,
         expires_at: UnixTime,
@@ -95,7 +131,7 @@ impl Endpoints {
             expires_at,
             reason: cause.reason.into(),
             actor: cause.actor.into(),
-            address: call.address(),
+            address: address.into(),
             at: self.parts.clock.now(),
         }
     }
@@ -106,16 +142,16 @@ impl Endpoints {
         own.map_or(now, |own| now.plus(own.refresh_ttl.max(own.access_ttl)))
     }
 
-    fn session_entry(&self, call: &Call, session: &Session, cause: Cause<'_>) -> Revocation {
-        self.entry(call, Kind::Session, &session.id, session.expires, cause)
+    fn session_entry(&self, address: &str, session: &Session, cause: Cause<'_>) -> Revocation {
+        self.entry_from(address, Kind::Session, &session.id, session.expires, cause)
     }
 
     /// The marks. What matters is in the log already, so a store that is away fails nobody's logout.
-    async fn mark_sessions(&self, call: &Call, sessions: &[Session], cause: Cause<'_>) {
+    async fn mark_sessions(&self, sessions: &[Session], cause: Cause<'_>) {
         let mark = Mark {
             sessions: sessions.iter().map(|session| session.id.clone()).collect(),
             tokens: Vec::new(),
-            at: call.now,
+            at: self.parts.clock.now(),
             by: cause.actor.into(),
         };
         self.mark(mark).await;

@@ -220,7 +220,7 @@ impl Tokens for ToyTokens {
         Ok(Some(Self::sign(SELF, &claims)))
     }
 
-    fn jwks(&self) -> Bytes {
+    fn jwks(&self, _now: UnixTime) -> Bytes {
         Bytes::from_static(b"{\"keys\":[]}")
     }
 }

@@ -20,7 +20,7 @@ const CACHE: &str = "public, max-age=300";
 impl Endpoints {
     /// GET `/.well-known/jwks.json` (RFC 7517 §5).
     pub(super) fn jwks(&self, call: &Call) -> Response<Body> {
-        kept(call, "application/jwk-set+json", self.parts.tokens.jwks())
+        kept(call, "application/jwk-set+json", self.parts.tokens.jwks(call.now))
     }
 
     /// GET `/.well-known/oauth-authorization-server` (RFC 8414 §3): what truly works. Its URLs are at the host

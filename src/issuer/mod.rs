@@ -457,9 +457,9 @@ impl Issuers {
         self.own.as_ref()
     }
 
-    /// The body of `/.well-known/jwks.json`, if the gateway issues tokens.
-    pub fn jwks_json(&self) -> Option<&Bytes> {
-        self.own.as_ref().map(|own| own.jwks_json())
+    /// The body of `/.well-known/jwks.json` at `now`, if the gateway issues tokens.
+    pub fn jwks_json(&self, now: UnixTime) -> Option<Bytes> {
+        self.own.as_ref().map(|own| own.jwks_json(now))
     }
 
     /// The names of all issuers, ours (`self`) first.

@@ -47,12 +47,16 @@ pub struct OwnIssuer {
     settings: Own,
     keyring: Keyring,
     jwks: Bytes,
+    /// When the next of the keys in `jwks` verifies no more.
+    jwks_until: Option<UnixTime>,
 }
 
 impl OwnIssuer {
     pub(super) fn new(settings: Own, keyring: Keyring, now: UnixTime) -> Self {
         let jwks = Bytes::from(keyring.jwks_json(now));
-        Self { settings, keyring, jwks }
+        let ends = keyring.keys().iter().filter_map(|kept| kept.not_after).filter(|end| now < *end);
+        let jwks_until = ends.min();
+        Self { settings, keyring, jwks, jwks_until }
     }
 
     /// On what terms its tokens are accepted.
@@ -83,9 +87,12 @@ impl OwnIssuer {
         &self.keyring
     }
 
-    /// The body of `/.well-known/jwks.json`.
-    pub fn jwks_json(&self) -> &Bytes {
-        &self.jwks
+    /// The body of `/.well-known/jwks.json` at `now`: the keys whose overlap has ended are not in it.
+    pub fn jwks_json(&self, now: UnixTime) -> Bytes {
+        match self.jwks_until {
+            Some(until) if until <= now => self.keyring.jwks_json(now).into(),
+            _ => self.jwks.clone(),
+        }
     }
 
     /// Signs an access token.

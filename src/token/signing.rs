@@ -4,15 +4,16 @@ use std::fmt;
 
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::rsa::{KeyPairComponents, KeySize, PublicKeyComponents};
 use aws_lc_rs::signature::{
     self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RsaKeyPair,
 };
 use aws_lc_rs::{hmac, signature::RsaEncoding};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::keys::mac_algorithm;
-use super::{Algorithm, KeyError, PublicKey, decode_base64url, der, encode_base64url};
+use super::{Algorithm, Claims, KeyError, PublicKey, decode_base64url, der, encode_base64url};
 
 /// The label of a PKCS#8 private key (RFC 7468 §10).
 const LABEL: &str = "PRIVATE KEY";
@@ -78,6 +79,124 @@ impl SigningKey {
             _ => Pair::Rsa(RsaKeyPair::from_pkcs8(&block).map_err(malformed)?, rsa(algorithm)?),
         };
         Self::of_pair(algorithm, pair)
+    }
+
+    /// A private key from PEM as any tool writes it: PKCS#8, or what came before it for RSA and EC (`RSA PRIVATE KEY`,
+    /// `EC PRIVATE KEY`). Without an `algorithm`, the `preferred` one if the key fits it, else the first that it fits.
+    ///
+    /// # Errors
+    /// When it is none, is encrypted, is weak, or does not fit the algorithm.
+    pub fn from_pem(pem: &str, algorithm: Option<Algorithm>, preferred: Algorithm) -> Result<Self, KeyError> {
+        let mut blocks = der::pem_blocks(pem).ok_or(KeyError::NotPkcs8)?;
+        // `openssl ecparam -genkey` writes the curve in front of the key.
+        blocks.retain(|block| block.label != "EC PARAMETERS");
+        let block = match (blocks.pop(), blocks.is_empty()) {
+            (Some(block), true) => block,
+            (Some(_), false) => return Err(KeyError::Several),
+            _ => return Err(KeyError::NotPkcs8),
+        };
+        let bytes = Zeroizing::new(block.der);
+        if ![LABEL, "RSA PRIVATE KEY", "EC PRIVATE KEY"].contains(&&*block.label) {
+            return Err(KeyError::NotPkcs8);
+        }
+        let read = |algorithm: Algorithm| -> Option<Pair> {
+            Some(match algorithm {
+                Algorithm::ES256 | Algorithm::ES384 => {
+                    Pair::Ecdsa(EcdsaKeyPair::from_private_key_der(ecdsa(algorithm).ok()?, &bytes).ok()?)
+                }
+                Algorithm::EdDSA => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(&bytes).ok()?),
+                _ => {
+                    let pair =
+                        RsaKeyPair::from_pkcs8(&bytes).or_else(|_| RsaKeyPair::from_der(&bytes)).ok()?;
+                    Pair::Rsa(pair, rsa(algorithm).ok()?)
+                }
+            })
+        };
+        Self::first_fitting(algorithm, preferred, read)
+    }
+
+    /// A private JWK (RFC 7518 §6.2.2, §6.3.2, §6.4, RFC 8037 §2). A secret keeps its `kid`, or gets a random one.
+    ///
+    /// # Errors
+    /// When it is none, is weak, inconsistent, or does not fit the algorithm.
+    pub fn from_jwk(
+        jwk: &Claims,
+        algorithm: Option<Algorithm>,
+        preferred: Algorithm,
+    ) -> Result<Self, KeyError> {
+        let bytes = |name: &'static str| {
+            let text = jwk.get(name).and_then(Value::as_str).ok_or(KeyError::Member(name))?;
+            decode_base64url(text).map(Zeroizing::new).map_err(|_| KeyError::Member(name))
+        };
+        if jwk.get("kty").and_then(Value::as_str) == Some("oct") {
+            let secret = bytes("k")?;
+            let id = match jwk.get("kid").and_then(Value::as_str) {
+                Some(id) => id.into(),
+                None => random_id()?,
+            };
+            let symmetric = |algorithm: &Algorithm| mac_algorithm(*algorithm).is_some();
+            let algorithm = algorithm.unwrap_or(preferred);
+            if !symmetric(&algorithm) {
+                return Err(KeyError::NoAlgorithm { kind: "secret".to_owned(), algorithms: vec![algorithm] });
+            }
+            return Self::from_secret(algorithm, &secret, id);
+        }
+        let public = PublicKey::from_jwk(jwk)?;
+        let d = bytes("d")?;
+        let is_rsa = public.fits(Algorithm::RS256);
+        let crt = match is_rsa {
+            true => Some([bytes("p")?, bytes("q")?, bytes("dp")?, bytes("dq")?, bytes("qi")?]),
+            false => None,
+        };
+        let point = |x: &[u8], y: &[u8]| [&[4][..], x, y].concat();
+        let (x, y) = match is_rsa {
+            true => (bytes("n")?, bytes("e")?),
+            false => (bytes("x")?, bytes("y").unwrap_or_default()),
+        };
+        let read = |algorithm: Algorithm| -> Option<Pair> {
+            Some(match algorithm {
+                Algorithm::ES256 | Algorithm::ES384 => Pair::Ecdsa(
+                    EcdsaKeyPair::from_private_key_and_public_key(ecdsa(algorithm).ok()?, &d, &point(&x, &y))
+                        .ok()?,
+                ),
+                Algorithm::EdDSA => Pair::Ed25519(Ed25519KeyPair::from_seed_and_public_key(&d, &x).ok()?),
+                _ => {
+                    let [p, q, dp, dq, qi] = crt.as_ref()?;
+                    let components = KeyPairComponents {
+                        public_key: PublicKeyComponents { n: &x[..], e: &y[..] },
+                        d: &d[..],
+                        p: &p[..],
+                        q: &q[..],
+                        dP: &dp[..],
+                        dQ: &dq[..],
+                        qInv: &qi[..],
+                    };
+                    Pair::Rsa(RsaKeyPair::from_components(&components).ok()?, rsa(algorithm).ok()?)
+                }
+            })
+        };
+        Self::first_fitting(algorithm, preferred, read)
+    }
+
+    /// The key under the algorithm that was asked for, else under the first that takes it.
+    fn first_fitting(
+        algorithm: Option<Algorithm>,
+        preferred: Algorithm,
+        read: impl Fn(Algorithm) -> Option<Pair>,
+    ) -> Result<Self, KeyError> {
+        let any = [preferred, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA, Algorithm::RS256];
+        let tried = match &algorithm {
+            Some(algorithm) => std::slice::from_ref(algorithm),
+            None => &any[..],
+        };
+        let asymmetric = tried.iter().filter(|algorithm| mac_algorithm(**algorithm).is_none());
+        for algorithm in asymmetric {
+            if let Some(pair) = read(*algorithm) {
+                return Self::of_pair(*algorithm, pair);
+            }
+        }
+        let kind = "private key that is malformed or of another kind".to_owned();
+        Err(KeyError::NoAlgorithm { kind, algorithms: tried.to_vec() })
     }
 
     /// A secret with the id it is to have.

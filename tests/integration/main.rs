@@ -9,6 +9,7 @@ mod cookies;
 mod durability;
 mod events;
 mod flask_story;
+mod keys;
 mod kit;
 mod lasting;
 mod libraries;
@@ -21,4 +22,5 @@ mod revocations;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;
 mod tls;
+mod users;
 mod verdicts;
