@@ -7,6 +7,7 @@ mod explain;
 mod idempotency;
 mod intake;
 mod items;
+mod query;
 mod reply;
 mod revocations;
 pub mod settings;
