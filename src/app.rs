@@ -445,7 +445,7 @@ fn accept_tls(tls: &server::settings::Tls) -> anyhow::Result<(Vec<Listener>, Lay
 }
 
 fn bind(name: &'static str, listen: &server::settings::Listen) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(listen).with_context(|| format!("cannot listen on {listen:?}"))?;
+    let listener = Listener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(listener = name, address = %listener.local_addr(), "listening");
     Ok(listener)
 }

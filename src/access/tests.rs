@@ -27,6 +27,7 @@ fn case() -> Case {
             subject: Some("ada".into()),
             session: Some("s-1".into()),
             client: None,
+            other_clients: Box::default(),
             key_id: None,
             scopes: ["read".into()].into(),
             token_type: TokenType::Access,

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Query, Request, State};
+use axum::extract::{Extension, Request, State};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::CONTENT_TYPE;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -19,6 +17,7 @@ use tokio::sync::mpsc;
 use super::idempotency::{Answers, Fingerprint, Turn};
 use super::intake::{Intake, IntakeError, LiveSession, Lookup, of_session, of_token, token_of};
 use super::items::{Asked, Item, Understood};
+use super::query::{Pairs, Parameters};
 use super::reply::{Refused, Reply, ended_early};
 use super::{From, Parts, Shared};
 use crate::answer::{Code, Problem};
@@ -32,23 +31,6 @@ const JSON_BYTES_MAX: usize = 16 << 20;
 const PIECES_WAITING: usize = 16;
 /// How long the rest of a refused body is read and thrown away, so that its sender gets to see the answer.
 const DISCARD_FOR: Duration = Duration::from_secs(10);
-
-/// What may be asked for beside the items.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    /// Items whose `expires_at` has passed: refused, or passed over and counted.
-    #[serde(default)]
-    expired: Expired,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Expired {
-    #[default]
-    Refuse,
-    Skip,
-}
 
 /// What was appended.
 struct Done {
@@ -67,10 +49,11 @@ pub(super) async fn append(
     State(parts): State<Shared>,
     Extension(from): Extension<From>,
     Extension(answers): Extension<Answers>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    pairs: Pairs,
     request: Request,
 ) -> Reply {
-    let Query(wanted) = wanted.map_err(|error| Refused::invalid(error.body_text()))?;
+    // Items whose `expires_at` has passed: refused, or passed over and counted.
+    let skip_expired = Parameters::of(pairs, &["expired"])?.choice("expired", &["refuse", "skip"])? == 1;
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
     let ndjson = essence.eq_ignore_ascii_case("application/x-ndjson");
@@ -81,12 +64,7 @@ pub(super) async fn append(
     let now = parts.clock.now();
     let turn = answers.turn(request.headers(), now)?;
     let keyed = turn.map(|turn| Keyed { turn, fingerprint: Fingerprint::of(&request) });
-    let asked = Asked {
-        scope: (parts.scope)(),
-        address: from.0.into(),
-        now,
-        skip_expired: wanted.expired == Expired::Skip,
-    };
+    let asked = Asked { scope: (parts.scope)(), address: from.0.into(), now, skip_expired };
     let body = request.into_body();
     if !ndjson && keyed.is_none() {
         // One append, which happens or does not, whoever hangs up; a task of its own would cost as much as the rest.
@@ -104,17 +82,17 @@ pub(super) async fn append(
             }
             Some(Keyed { turn: Turn::First(claim), mut fingerprint }) => {
                 let done = taken(&parts, asked, body, ndjson, Some(&mut fingerprint)).await?;
-                Ok(claim.keep(fingerprint, parts.clock.now(), told(&done, wanted.expired)))
+                Ok(claim.keep(fingerprint, parts.clock.now(), told(&done, skip_expired)))
             }
-            None => Ok(told(&taken(&parts, asked, body, ndjson, None).await?, wanted.expired)),
+            None => Ok(told(&taken(&parts, asked, body, ndjson, None).await?, skip_expired)),
         }
     });
     work.await.map_err(ended_early)?.map(Json)
 }
 
-fn told(done: &Done, expired: Expired) -> Value {
+fn told(done: &Done, skip_expired: bool) -> Value {
     let mut answer = json!({ "sequence": done.sequence, "accepted": done.accepted, "propagated": true });
-    if expired == Expired::Skip {
+    if skip_expired {
         answer["skipped"] = done.skipped.into();
     }
     answer

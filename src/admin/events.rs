@@ -10,17 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Query, State};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
+use super::query::{Pairs, Parameters};
 use super::reply::{Refused, time};
 use crate::answer::{Code, Problem};
 use crate::revocation::{FollowError, Follower, Record};
@@ -47,22 +46,16 @@ impl Default for Places {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    since: Option<u64>,
-}
-
 pub(super) async fn events(
     State(parts): State<Shared>,
     Extension(places): Extension<Places>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    pairs: Pairs,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    let Query(wanted) = wanted.map_err(|error| Refused::invalid(error.body_text()))?;
+    let since = Parameters::of(pairs, &["since"])?.number("since")?;
     // What the reader has seen last is newer than where it once began.
     let behind = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim()) {
-        None | Some("") => wanted.since,
+        None | Some("") => since,
         Some(text) => {
             Some(text.parse().map_err(|_| Refused::invalid("Last-Event-ID is the sequence of an entry"))?)
         }

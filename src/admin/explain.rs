@@ -212,6 +212,7 @@ fn selectors(parts: &Parts, token: &VerifiedToken, claims: &[Box<str>], told: &m
         (Kind::Key, &token.key_id),
     ];
     wanted.extend(named.into_iter().filter_map(|(kind, value)| Some((kind, value.clone()?))));
+    wanted.extend(token.other_clients.iter().map(|value| (Kind::Client, value.clone())));
     wanted.push((Kind::Issuer, "".into()));
     for name in claims {
         let values = match token.claims.get(name) {

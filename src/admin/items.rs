@@ -206,6 +206,10 @@ impl Item<'_> {
     /// # Errors
     /// In words for whoever sent it.
     pub(super) fn understand_json(json: &[u8], asked: &Asked) -> Result<Understood, String> {
+        // An array would pass for the members in their order.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err("not a JSON object".into());
+        }
         let item: Item<'_> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         item.understand(asked)
     }
@@ -253,6 +257,9 @@ impl Item<'_> {
         let reason = self.reason.as_deref().unwrap_or_default();
         if reason.len() > REASON_BYTES_MAX {
             return Err(format!("'reason' is longer than {REASON_BYTES_MAX} bytes"));
+        }
+        if reason.chars().any(char::is_control) {
+            return Err("'reason' holds a control character".into());
         }
         Ok(reason.into())
     }
@@ -372,6 +379,10 @@ mod tests {
         check(r#"{"kind":"token","value":"a\u0000b"}"#, "control");
         check(&format!(r#"{{"kind":"token","value":"{}"}}"#, "x".repeat(256)), "255");
         check(r#"{"kind":"issuer","value":"legacy","issuer":"self"}"#, "issuer's name");
+        check(r#"{"kind":"token","value":"x","reason":"a\nb"}"#, "'reason' holds a control");
+        for text in [r#"["token","x"]"#, r#" ["token","x"]"#, r#""token""#, "null", "7"] {
+            check(text, "not a JSON object");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod idempotency;
 mod intake;
 mod items;
 mod keys;
+mod query;
 mod reply;
 mod revocations;
 pub mod settings;

@@ -1,11 +1,11 @@
 //! `/admin/revocations`: list them, look at one, take one back.
 
 use axum::Json;
-use axum::extract::{Extension, Path, Query, Request, State};
-use serde::Deserialize;
+use axum::extract::{Extension, Path, Request, State};
 use serde_json::{Value, json};
 
 use super::idempotency::{Answers, Fingerprint, Turn};
+use super::query::{Pairs, Parameters};
 use super::reply::{Refused, Reply, ended_early, time};
 use super::{From, Parts, Shared};
 use crate::issuer::settings::SELF;
@@ -13,60 +13,42 @@ use crate::revocation::{Blocklist, Kind, Revocation, Selector};
 use crate::store::{TokenRow, TrailEntry, TrailFilter};
 
 /// Rows of a list where nothing else is asked for, and at most.
-const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 1000;
+const LIMIT_DEFAULT: u64 = 100;
+const LIMIT_MAX: u64 = 1000;
 
-/// Filters and page of a list.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    kind: Option<String>,
-    value: Option<String>,
-    issuer: Option<String>,
-    since: Option<u64>,
-    limit: Option<usize>,
-    after: Option<u64>,
-    /// Only what is in force, each selector once.
-    #[serde(default)]
-    in_force: bool,
-    #[serde(default)]
-    order: Order,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    #[default]
-    Newest,
-    Oldest,
-}
+/// What a list may be asked for.
+const PARAMETERS: [&str; 8] = ["kind", "value", "issuer", "since", "limit", "after", "in_force", "order"];
 
 /// `GET /admin/revocations`: the trail, newest first where nothing else is asked for.
-pub(super) async fn list(
-    State(parts): State<Shared>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
-) -> Reply {
-    let Query(wanted) = wanted.map_err(|error| Refused::invalid(error.body_text()))?;
-    if let Some(kind) = &wanted.kind {
+pub(super) async fn list(State(parts): State<Shared>, pairs: Pairs) -> Reply {
+    let asked = Parameters::of(pairs, &PARAMETERS)?;
+    if let Some(kind) = asked.text("kind") {
         kind.parse::<Kind>().map_err(|error| Refused::invalid(error.to_string()))?;
     }
-    let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let limit = asked.number("limit")?.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Refused::invalid(format!("\"limit\" is between 1 and {LIMIT_MAX}, not {limit}")));
+    }
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (asked_since, after) = (asked.number("since")?, asked.number("after")?);
+    // Only what is in force, each selector once.
+    let in_force = asked.choice("in_force", &["false", "true"])? == 1;
+    let oldest_first = asked.choice("order", &["newest", "oldest"])? == 1;
     parts.trail_caught_up().await?;
-    let oldest_first = wanted.order == Order::Oldest;
     // A cursor is the last sequence of the page before, in whichever direction.
-    let (since, before) = match (oldest_first, wanted.after) {
-        (true, Some(after)) => (Some(wanted.since.map_or(after, |since| since.max(after))), None),
-        (_, after) => (wanted.since, after),
+    let (since, before) = match (oldest_first, after) {
+        (true, Some(after)) => (Some(asked_since.map_or(after, |since| since.max(after))), None),
+        (_, after) => (asked_since, after),
     };
     let mut rows = parts
         .store
         .trail_list(TrailFilter {
-            kind: wanted.kind.map(Into::into),
-            issuer: wanted.issuer.map(Into::into),
-            value: wanted.value.map(Into::into),
+            kind: asked.text("kind").map(Into::into),
+            issuer: asked.text("issuer").map(Into::into),
+            value: asked.text("value").map(Into::into),
             since,
             before,
-            standing: wanted.in_force,
+            standing: in_force,
             oldest_first,
             limit: limit + 1,
         })
@@ -74,8 +56,7 @@ pub(super) async fn list(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.sequence.to_string());
-    let data: Vec<Value> =
-        rows.iter().filter_map(|row| row_shown(&parts.blocklist, row, wanted.in_force)).collect();
+    let data: Vec<Value> = rows.iter().filter_map(|row| row_shown(&parts.blocklist, row, in_force)).collect();
     Ok(Json(json!({ "data": data, "next": next })))
 }
 
@@ -97,27 +78,19 @@ pub fn row_shown(blocklist: &Blocklist, row: &TrailEntry, only_in_force: bool) -
     }))
 }
 
-/// Whose selector is meant.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct OfIssuer {
-    issuer: Option<String>,
-}
-
-type Query1 = Result<Query<OfIssuer>, axum::extract::rejection::QueryRejection>;
-
-fn selector(parts: &Parts, kind: &str, value: &str, query: Query1) -> Result<Selector, Refused> {
-    let Query(of) = query.map_err(|error| Refused::invalid(error.body_text()))?;
-    (parts.scope)().selector(kind, value, of.issuer.as_deref()).map_err(Refused::invalid)
+/// Whose selector is meant is told by the parameter `issuer`.
+fn selector(parts: &Parts, kind: &str, value: &str, pairs: Pairs) -> Result<Selector, Refused> {
+    let asked = Parameters::of(pairs, &["issuer"])?;
+    (parts.scope)().selector(kind, value, asked.text("issuer")).map_err(Refused::invalid)
 }
 
 /// `GET /admin/revocations/{kind}/{value}`: the entry in force.
 pub(super) async fn in_force(
     State(parts): State<Shared>,
     Path((kind, value)): Path<(String, String)>,
-    query: Query1,
+    pairs: Pairs,
 ) -> Reply {
-    let selector = selector(&parts, &kind, &value, query)?;
+    let selector = selector(&parts, &kind, &value, pairs)?;
     let entry = parts.blocklist.get(&selector).ok_or(Refused::not_found("no such revocation is in force"))?;
     parts.trail_caught_up().await?;
     // The newest entry says who and why; cutoff and expiry are those in force, which may be an earlier one's.
@@ -138,10 +111,10 @@ pub(super) async fn unrevoke(
     Extension(from): Extension<From>,
     Extension(answers): Extension<Answers>,
     Path((kind, value)): Path<(String, String)>,
-    query: Query1,
+    pairs: Pairs,
     request: Request,
 ) -> Reply {
-    let selector = selector(&parts, &kind, &value, query)?;
+    let selector = selector(&parts, &kind, &value, pairs)?;
     let now = parts.clock.now();
     let fingerprint = Fingerprint::of(&request);
     let claim = match answers.turn(request.headers(), now)? {

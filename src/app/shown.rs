@@ -6,9 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::Settings;
+use crate::endpoint::settings::OnReuse;
+use crate::gateway::settings::AccessLog;
 use crate::issuer::settings::{External, KeySource};
 use crate::revocation::settings::{Fsync, OnLostState};
-use crate::server::settings::Listen;
+use crate::route::settings::{HeaderEdits, HostPattern, PathPattern, Requirement, Route};
+use crate::upstream::settings::Balance;
 
 pub(super) fn settings(settings: &Settings) -> Value {
     json!({
@@ -20,6 +23,7 @@ pub(super) fn settings(settings: &Settings) -> Value {
         "auth": auth(settings),
         "clients": settings.clients.iter().map(|client| json!({
             "id": client.id, "scopes": client.scopes, "secret": "(redacted)",
+            "may": named([(client.introspect, "introspect"), (client.revoke, "revoke"), (client.token, "token")]),
         })).collect::<Vec<_>>(),
         "issuers": settings.issuers.iter().map(issuer).collect::<Vec<_>>(),
         "revocation": revocation(settings),
@@ -33,17 +37,89 @@ pub(super) fn settings(settings: &Settings) -> Value {
             "stream_idle_timeout": limit(upstream.stream_idle_timeout),
             "retries": upstream.retries,
             "max_requests": upstream.max_requests.unwrap_or(0),
+            "balance": balance(&upstream.balance),
+            "keepalive": { "idle": span(upstream.keepalive_idle), "max_idle": upstream.keepalive_max_idle },
+            "health": upstream.health.as_ref().map(|health| json!({
+                "path": health.path, "interval": span(health.interval), "timeout": span(health.timeout),
+                "unhealthy_after": health.unhealthy_after, "healthy_after": health.healthy_after,
+            })),
+            "passive_health": {
+                "failures": upstream.passive_health.failures, "window": span(upstream.passive_health.window),
+                "eject": span(upstream.passive_health.eject),
+            },
         })).collect::<Vec<_>>(),
-        "routes": settings.routes.len(),
+        "routes": settings.routes.iter().map(|route| self::route(settings, route)).collect::<Vec<_>>(),
+    })
+}
+
+/// The names of those that are on.
+fn named<const N: usize>(switches: [(bool, &'static str); N]) -> Vec<&'static str> {
+    switches.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+}
+
+fn balance(balance: &Balance) -> String {
+    match balance {
+        Balance::RoundRobin => "round_robin".to_owned(),
+        Balance::LeastRequests => "least_requests".to_owned(),
+        Balance::TwoChoices => "two_choices".to_owned(),
+        Balance::HashHeader(name) => format!("hash:header:{name}"),
+        Balance::HashSubject => "hash:subject".to_owned(),
+    }
+}
+
+fn route(settings: &Settings, route: &Route) -> Value {
+    let host = match &route.host {
+        HostPattern::Any => String::new(),
+        HostPattern::Exact(host) => host.to_string(),
+        HostPattern::Suffix(suffix) => format!("*.{}", suffix.trim_start_matches('.')),
+    };
+    let (path, exact) = match &route.path {
+        PathPattern::Exact(path) => (path, true),
+        PathPattern::Prefix(path) => (path, false),
+    };
+    let auth = match route.auth {
+        Requirement::Public => "public",
+        Requirement::Optional => "optional",
+        Requirement::Access => "access",
+        Requirement::Refresh => "refresh",
+        Requirement::Fresh => "fresh",
+    };
+    // Values that are set may be secrets of the upstream.
+    let edits = |edits: &HeaderEdits| {
+        json!({
+            "set": edits.set.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            "remove": edits.remove.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "name": &*route.name,
+        "host": host,
+        "path": path,
+        "exact": exact,
+        "methods": route.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>(),
+        "upstream": settings.upstreams.get(route.upstream).map(|upstream| &upstream.name),
+        "auth": auth,
+        "mode": if route.shadow { "shadow" } else { "enforce" },
+        "issuers": route.issuers.iter().map(|name| &**name).collect::<Vec<_>>(),
+        "scopes": route.scopes,
+        "require_claims": route.require_claims.iter()
+            .map(|(name, values)| (name.to_string(), json!(values)))
+            .collect::<serde_json::Map<_, _>>(),
+        "strip_prefix": route.strip_prefix,
+        "rewrite": route.rewrite,
+        "timeout": limit(route.timeout),
+        "max_body": route.max_body.unwrap_or(0),
+        "allow_encoded_slash": route.allow_encoded_slash,
+        "allow_method_override": route.allow_method_override,
+        "request_headers": edits(&route.request_headers),
+        "response_headers": edits(&route.response_headers),
+        "forward_authorization": route.forward_authorization,
     })
 }
 
 fn server(settings: &Settings) -> Value {
     let (server, limits) = (&settings.server, &settings.limits);
-    let listen = server.listen.iter().map(|listen| match listen {
-        Listen::Tcp(address) => address.to_string(),
-        Listen::Unix(path) => format!("unix:{}", path.display()),
-    });
+    let listen = server.listen.iter().map(ToString::to_string);
     json!({
         "listen": listen.collect::<Vec<_>>(),
         "workers": server.workers,
@@ -63,6 +139,11 @@ fn server(settings: &Settings) -> Value {
         "strip_headers": settings.forward.strip_headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
         "request_id_header": settings.forward.request_id_header.as_str(),
         "drain_timeout": span(server.drain_timeout),
+        "access_log": match settings.gateway.access_log {
+            AccessLog::Json => "json",
+            AccessLog::Text => "text",
+            AccessLog::Off => "off",
+        },
     })
 }
 
@@ -82,6 +163,27 @@ fn auth(settings: &Settings) -> Value {
         "registry": if auth.own.strict { "strict" } else { "blocklist" },
         "rotate_refresh": auth.rotate_refresh,
         "reuse_grace": span(auth.reuse_grace),
+        "on_reuse": match auth.on_reuse {
+            OnReuse::RevokeSession => "revoke_session",
+            OnReuse::RevokeSubject => "revoke_subject",
+            OnReuse::Log => "log",
+        },
+        "user_fields": auth.user_fields,
+        "max_sessions_per_user": auth.max_sessions_per_user.unwrap_or(0),
+        "token_transport": named([(auth.header_transport, "header"), (auth.cookie_transport, "cookie")]),
+        "claims": auth.claims,
+        "password": {
+            "min_length": auth.password.min_length,
+            "require_digit": auth.password.require_digit,
+            "require_symbol": auth.password.require_symbol,
+            "deny_common": auth.password.deny_common,
+            "argon2": {
+                "memory": format!("{}KiB", auth.password.memory_kib),
+                "iterations": auth.password.iterations,
+                "parallelism": auth.password.parallelism,
+            },
+            "max_concurrent_hashes": auth.password.max_concurrent_hashes,
+        },
         "lockout": { "attempts": auth.lockout.attempts, "window": span(auth.lockout.window) },
     })
 }
@@ -96,6 +198,10 @@ fn issuer(issuer: &External) -> Value {
         "max_token_ttl": span(issuer.max_token_ttl),
         "require": issuer.require,
         "typ": issuer.typ,
+        "claims": {
+            "subject": issuer.claims.subject, "session": issuer.claims.session, "scope": issuer.claims.scope,
+            "client": issuer.claims.client, "type": issuer.claims.token_type,
+        },
     });
     match &issuer.keys {
         KeySource::JwksFile { path, .. } => shown["jwks_file"] = json!(path),

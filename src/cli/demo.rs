@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, client};
+use super::{Common, Failure, Outcome, client};
 use crate::{app, config};
 
 /// What the demo's user signs in with; nothing outside the temporary directory ever sees it.
@@ -29,7 +29,7 @@ pub(super) struct Options {
     keep: bool,
 }
 
-pub(super) fn run(options: &Options) -> Outcome {
+pub(super) fn run(common: &Common, options: &Options) -> Outcome {
     let place = Place::make().context("cannot make a temporary directory")?;
     let api = sample_api().context("cannot start the sample API")?;
     let toml = configuration(api);
@@ -38,10 +38,18 @@ pub(super) fn run(options: &Options) -> Outcome {
     let settings = config::load(&path).map_err(|errors| Failure::Usage(errors.to_string()))?;
     let running = app::start(settings)?;
     let gateway = *running.listening().first().context("the gateway listens nowhere")?;
-    println!("A sample API that knows nothing of tokens listens on {api}.");
-    println!("Portcullis stands before it on {gateway}, with this gateway.toml:\n");
-    println!("{}", toml.lines().map(|line| format!("    {line}\n")).collect::<String>());
-    let walked = Walk { gateway, step: 0 }.walk();
+    if !common.json {
+        println!("A sample API that knows nothing of tokens listens on {api}.");
+        println!("Portcullis stands before it on {gateway}, with this gateway.toml:\n");
+        println!("{}", toml.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    }
+    let walked = Walk { gateway, step: 0, json: common.json }.walk();
+    if walked.is_ok() && options.keep && common.json {
+        let left = json!({ "gateway": gateway, "admin": running.admin(), "admin_token_file": place.token() });
+        println!("{left}");
+        running.wait()?;
+        return Ok(walked?);
+    }
     if walked.is_ok() && options.keep {
         println!("Both are left running. Try it yourself:\n");
         println!(
@@ -134,6 +142,8 @@ async fn sample_answer(request: Request<Incoming>) -> Result<Response<Full<Bytes
 struct Walk {
     gateway: SocketAddr,
     step: u32,
+    /// A line of JSON a step, instead of words for people.
+    json: bool,
 }
 
 impl Walk {
@@ -194,7 +204,9 @@ impl Walk {
             None,
             401,
         )?;
-        println!("Every answer was as it should be.");
+        if !self.json {
+            println!("Every answer was as it should be.");
+        }
         Ok(())
     }
 
@@ -207,32 +219,65 @@ impl Walk {
         wanted: u16,
     ) -> anyhow::Result<Value> {
         self.step += 1;
-        println!("{}. {words}\n", self.step);
-        println!("   > {line}");
         let (method, path) = line.split_once(' ').context("a step is a method and a path")?;
         let mut request =
             Request::builder().method(method).uri(path).header("host", self.gateway.to_string());
         if let Some(token) = bearer {
-            println!("   > Authorization: Bearer {}", shortened(token));
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let mut bytes = Bytes::new();
         if let Some(body) = body {
-            println!("   > {}", hidden(body.clone()));
             request = request.header("content-type", "application/json");
             bytes = Bytes::from(body.to_string());
         }
         let answer = client::request(self.gateway, request.body(Full::new(bytes))?)?;
-        println!("   < {}", answer.status);
-        if let Some(challenge) = answer.headers.get("www-authenticate") {
-            println!("   < WWW-Authenticate: {}", challenge.to_str().unwrap_or("?"));
-        }
         let value = answer.json().unwrap_or(Value::Null);
-        println!("   < {}\n", hidden(value.clone()));
+        let challenge = answer.headers.get("www-authenticate").map(|value| value.to_str().unwrap_or("?"));
+        let shown = Shown { words, line, bearer, body, challenge };
+        if self.json {
+            shown.as_json(self.step, &answer, &value)
+        } else {
+            shown.as_words(self.step, &answer, &value)
+        }
         if answer.status != StatusCode::from_u16(wanted)? {
             bail!("step {}: the answer should have been {wanted}", self.step);
         }
         Ok(value)
+    }
+}
+
+/// One step as it is shown: no secret in it whole.
+struct Shown<'a> {
+    words: &'a str,
+    line: &'a str,
+    bearer: Option<&'a str>,
+    body: Option<&'a Value>,
+    challenge: Option<&'a str>,
+}
+
+impl Shown<'_> {
+    fn as_words(&self, step: u32, answer: &client::Answer, value: &Value) {
+        println!("{step}. {}\n\n   > {}", self.words, self.line);
+        if let Some(token) = self.bearer {
+            println!("   > Authorization: Bearer {}", shortened(token));
+        }
+        if let Some(body) = self.body {
+            println!("   > {}", hidden(body.clone()));
+        }
+        println!("   < {}", answer.status);
+        if let Some(challenge) = self.challenge {
+            println!("   < WWW-Authenticate: {challenge}");
+        }
+        println!("   < {}\n", hidden(value.clone()));
+    }
+
+    fn as_json(&self, step: u32, answer: &client::Answer, value: &Value) {
+        let line = json!({
+            "step": step, "about": self.words, "request": self.line, "bearer": self.bearer.map(shortened),
+            "body": self.body.map(|body| hidden(body.clone())), "status": answer.status.as_u16(),
+            "www_authenticate": self.challenge, "answer": hidden(value.clone()),
+        });
+        println!("{line}");
     }
 }
 

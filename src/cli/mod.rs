@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
     let json = common.json;
     let outcome = match command.unwrap_or(Command::Run) {
         Command::Run => load(&common).and_then(|settings| Ok(app::run(settings)?)),
-        Command::Demo(options) => demo::run(&options),
+        Command::Demo(options) => demo::run(&common, &options),
         Command::Check => check::run(&common),
         Command::Revoke(what) => revocations::revoke(&common, &what),
         Command::Unrevoke(what) => revocations::unrevoke(&common, &what),

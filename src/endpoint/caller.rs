@@ -129,6 +129,7 @@ impl Endpoints {
             session: Some(of(Kind::Session, session)),
             subject: Some(of(Kind::Subject, subject)),
             client: None,
+            other_clients: Box::default(),
             key: None,
             issuer: of(Kind::Issuer, ""),
             claims: claims.collect(),

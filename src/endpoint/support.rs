@@ -119,6 +119,7 @@ impl ToyTokens {
             subject: name("sub"),
             session: name("sid"),
             client: name("client_id"),
+            other_clients: Box::default(),
             key_id: Some("toy".into()),
             scopes: claims["scope"].as_str().unwrap_or_default().split_whitespace().map(Box::from).collect(),
             token_type: if claims["type"] == "refresh" { TokenType::Refresh } else { TokenType::Access },

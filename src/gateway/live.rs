@@ -286,8 +286,14 @@ impl Registry {
 }
 
 fn refuses(cutoffs: &BTreeMap<SelectorKey, UnixTime>, keys: &TokenKeys) -> bool {
-    let TokenKeys { subject, client, key, issuer, claims, issued_at, .. } = keys;
-    let named = subject.iter().chain(client).chain(key).chain([issuer]).chain(claims.iter());
+    let TokenKeys { subject, client, other_clients, key, issuer, claims, issued_at, .. } = keys;
+    let named = subject
+        .iter()
+        .chain(client)
+        .chain(other_clients.iter())
+        .chain(key)
+        .chain([issuer])
+        .chain(claims.iter());
     named.filter_map(|key| cutoffs.get(key)).any(|cutoff| cutoff_refuses(*cutoff, *issued_at))
 }
 

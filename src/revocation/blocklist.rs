@@ -290,14 +290,11 @@ impl Blocklist {
     }
 
     fn cutoff_hits<'a>(&'a self, keys: &'a TokenKeys) -> impl Iterator<Item = Hit> + 'a {
-        let named = [
-            (keys.subject.as_ref(), 3, Hit::Subject),
-            (keys.client.as_ref(), 4, Hit::Client),
-            (keys.key.as_ref(), 5, Hit::Key),
-            (Some(&keys.issuer), 6, Hit::Issuer),
-        ];
+        let clients = keys.client.iter().chain(&keys.other_clients).map(|key| (Some(key), 4, Hit::Client));
         let claims = keys.claims.iter().map(|key| (Some(key), 7, Hit::Claim));
-        named.into_iter().chain(claims).filter_map(move |(key, kind, hit)| {
+        let named = [(keys.key.as_ref(), 5, Hit::Key), (Some(&keys.issuer), 6, Hit::Issuer)];
+        let subject = [(keys.subject.as_ref(), 3, Hit::Subject)];
+        subject.into_iter().chain(clients).chain(named).chain(claims).filter_map(move |(key, kind, hit)| {
             let key = key?;
             if self.cutoffs.count(kind) == 0 {
                 return None;
@@ -342,6 +339,7 @@ mod tests {
             session: Some(key(Kind::Session, "s")),
             subject: Some(key(Kind::Subject, "u")),
             client: Some(key(Kind::Client, "c")),
+            other_clients: [key(Kind::Client, "azp")].into(),
             key: Some(key(Kind::Key, "k")),
             issuer: key(Kind::Issuer, ""),
             claims: [key(Kind::Claim("tenant".into()), "acme")].into_iter().collect(),
@@ -356,6 +354,7 @@ mod tests {
             (Kind::Session, "s", Hit::Session),
             (Kind::Subject, "u", Hit::Subject),
             (Kind::Client, "c", Hit::Client),
+            (Kind::Client, "azp", Hit::Client),
             (Kind::Key, "k", Hit::Key),
             (Kind::Issuer, "", Hit::Issuer),
             (Kind::Claim("tenant".into()), "acme", Hit::Claim),
@@ -378,6 +377,7 @@ mod tests {
             {
                 key.0[3] ^= 1;
             }
+            other.other_clients[0].0[3] ^= 1;
             other.issuer.0[1] ^= 1;
             other.claims =
                 [SelectorKey::of(&Kind::Claim("tenant".into()), "self", "acme inc")].into_iter().collect();

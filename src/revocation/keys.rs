@@ -19,6 +19,8 @@ pub struct TokenKeys {
     pub subject: Option<SelectorKey>,
     /// By `client_id` or `azp`.
     pub client: Option<SelectorKey>,
+    /// By the other one, where it has both and they differ.
+    pub other_clients: Box<[SelectorKey]>,
     /// By `kid`.
     pub key: Option<SelectorKey>,
     /// By issuer.
@@ -41,6 +43,11 @@ impl TokenKeys {
             session: by(Kind::Session, &token.session),
             subject: by(Kind::Subject, &token.subject),
             client: by(Kind::Client, &token.client),
+            other_clients: token
+                .other_clients
+                .iter()
+                .map(|value| SelectorKey::of(&Kind::Client, issuer, value))
+                .collect(),
             key: by(Kind::Key, &token.key_id),
             issuer: SelectorKey::of(&Kind::Issuer, issuer, ""),
             claims: claims.iter().flat_map(|name| claim_keys(name, issuer, &token.claims)).collect(),

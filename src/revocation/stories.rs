@@ -21,6 +21,7 @@ fn keys(number: usize) -> TokenKeys {
         session: None,
         subject: None,
         client: None,
+        other_clients: Box::default(),
         key: None,
         issuer: SelectorKey::of(&Kind::Issuer, "self", ""),
         claims: std::iter::empty().collect(),

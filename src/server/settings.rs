@@ -17,6 +17,16 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+/// As `gateway.toml` writes it.
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// Sockets and their limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

@@ -56,6 +56,20 @@ pub(super) fn usable_name(
     Ok(None)
 }
 
+/// What is there under any of `names`, in their order, each value once.
+pub(super) fn usable_names(
+    claims: &Claims,
+    names: &[Box<str>],
+    bytes_max: usize,
+) -> Result<Vec<Box<str>>, VerifyError> {
+    let mut found: Vec<Box<str>> = Vec::new();
+    for name in names {
+        let value = usable_name(claims, std::slice::from_ref(name), bytes_max)?;
+        found.extend(value.filter(|value| !found.contains(value)));
+    }
+    Ok(found)
+}
+
 /// `text`, unless it is empty, longer than `bytes_max` or has control characters.
 pub(super) fn usable(text: &str, bytes_max: usize) -> Option<&str> {
     let good = !text.is_empty() && text.len() <= bytes_max && !text.chars().any(char::is_control);
@@ -167,6 +181,17 @@ mod tests {
         let read = |value| usable_name(&claims(value), &names, 255).unwrap();
         assert_eq!(read(json!({ "azp": "b" })).as_deref(), Some("b"));
         assert_eq!(read(json!({ "azp": "b", "client_id": "a" })).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn every_name_of_a_list_that_is_there_is_read_and_must_be_usable() {
+        let names = ["client_id".into(), "azp".into()];
+        let read = |value| usable_names(&claims(value), &names, 255).map(|found| found.join("|"));
+        assert_eq!(read(json!({ "azp": "b", "client_id": "a" })), Ok("a|b".to_owned()));
+        assert_eq!(read(json!({ "azp": "a", "client_id": "a" })), Ok("a".to_owned()));
+        assert_eq!(read(json!({ "azp": "b" })), Ok("b".to_owned()));
+        assert_eq!(read(json!({})), Ok(String::new()));
+        assert_eq!(read(json!({ "client_id": "a", "azp": "" })), Err(VerifyError::name("azp")));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct VerifiedToken {
     pub session: Option<Box<str>>,
     /// `client_id` or `azp`.
     pub client: Option<Box<str>>,
+    /// What it names as its client under the other names: revoking any of them refuses it.
+    pub other_clients: Box<[Box<str>]>,
     /// The key that it was signed with: `kid` of the header; without one, that of the key that verified it.
     pub key_id: Option<Box<str>>,
     /// Granted scopes, in order.

@@ -76,7 +76,8 @@ pub fn verify<'t>(
     };
     let subject = claims::usable_name(&claims, &terms.claims.subject, SUBJECT_BYTES_MAX)?;
     let session = claims::usable_name(&claims, &terms.claims.session, NAME_BYTES_MAX)?;
-    let client = claims::usable_name(&claims, &terms.claims.client, NAME_BYTES_MAX)?;
+    let mut clients = claims::usable_names(&claims, &terms.claims.client, NAME_BYTES_MAX)?.into_iter();
+    let (client, other_clients) = (clients.next(), clients.collect());
     terms.revocable.iter().try_for_each(|name| claims::revocable(&claims, name))?;
     steps
         .passed(Step::Names, format_args!("token id {token_id:?}, subject {subject:?}, session {session:?}"));
@@ -93,6 +94,7 @@ pub fn verify<'t>(
             subject,
             session,
             client,
+            other_clients,
             key_id: header.key_id.or(key.id).map(Into::into),
             scopes,
             token_type,

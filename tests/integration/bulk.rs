@@ -195,7 +195,7 @@ fn an_unrevoke_with_a_key_is_answered_again_and_what_failed_is_tried_again() {
 fn every_kind() -> String {
     let expires = now() + 3600;
     let items = [
-        json!({ "kind": "token", "issuer": "legacy", "value": "t-1", "expires_at": expires, "reason": "lost \"it\"\n" }),
+        json!({ "kind": "token", "issuer": "legacy", "value": "t-1", "expires_at": expires, "reason": "lost \"it\" \\ ünï" }),
         json!({ "kind": "session", "issuer": "self", "value": "s/1", "expires_at": expires }),
         json!({ "kind": "subject", "issuer": "legacy", "value": "ünï", "expires_at": expires,
                 "issued_before": "2026-01-02T03:04:05.678Z" }),
@@ -227,7 +227,7 @@ fn what_is_exported_imported_and_exported_again_is_the_same() {
     assert_eq!(first.lines().count(), 7, "{first}");
     let parsed: Vec<Value> = first.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(parsed[2]["issued_before"], "2026-01-02T03:04:05.678Z");
-    assert_eq!(parsed[0]["reason"], "lost \"it\"\n");
+    assert_eq!(parsed[0]["reason"], "lost \"it\" \\ ünï");
     assert!(parsed[0].get("issued_before").is_none(), "{}", parsed[0]);
 
     let two = setup();
@@ -454,6 +454,14 @@ fn the_settings_are_shown_without_secrets() {
     assert_eq!(shown["revocation"]["claims"], json!(["tenant"]));
     assert_eq!(shown["auth"]["access_ttl"], "15m");
     assert_eq!(shown["issuers"][0]["name"], "legacy");
+    assert_eq!(shown["issuers"][0]["claims"]["client"], json!(["client_id", "azp"]));
+    assert_eq!(shown["auth"]["on_reuse"], "revoke_session");
+    assert_eq!(shown["auth"]["password"]["min_length"], 8);
+    assert_eq!(shown["upstreams"][0]["balance"], "two_choices");
+    assert_eq!(
+        (&shown["routes"][0]["name"], &shown["routes"][0]["scopes"]),
+        (&json!("api"), &json!(["read"]))
+    );
     let secret = String::from_utf8_lossy(Key::secret("legacy").secret_bytes()).into_owned();
     for secret in [secret.as_str(), gateway.admin_token()] {
         assert!(!answer.text().contains(secret), "{}", answer.text());

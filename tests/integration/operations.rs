@@ -305,3 +305,33 @@ fn the_demo_runs_to_its_end() {
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the demo leaves nothing behind");
 }
+
+#[test]
+fn the_demo_in_json_is_a_line_a_step_without_a_whole_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["demo", "--json"]).current_dir(dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let finished = finish(command).expect(0);
+    let lines: Vec<serde_json::Value> =
+        finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let statuses: Vec<_> = lines.iter().map(|line| line["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [201, 200, 200, 401, 200, 200, 200, 401, 401]);
+    for (number, line) in lines.iter().enumerate() {
+        assert_eq!(line["step"], number + 1);
+    }
+    assert_eq!(lines[3]["answer"]["code"], "token_revoked");
+    assert!(!finished.stdout.contains("analytical-engine"), "{}", finished.stdout);
+    assert!(lines[1]["bearer"].as_str().unwrap().ends_with('…'), "{}", lines[1]);
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_as_it_is_written() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let made = setup(&Upstream::echo());
+    let toml = made.toml().replacen("127.0.0.1:0", &address.to_string(), 1);
+    fs::write(made.path("gateway.toml"), toml).unwrap();
+    let finished = finish(crate::support::gateway::command(&made.path(""), &["run"])).expect(1);
+    assert!(finished.stderr.contains(&format!("cannot listen on {address}")), "{}", finished.stderr);
+}

@@ -140,6 +140,9 @@ fn an_invalid_item_is_named_and_nothing_of_its_request_is_applied() {
         json!({ "token": format!("{}@", token("t", &json!({}))) }),
         json!({ "token": Key::secret("another").token(&claims("t", &json!({ "iss": "https://id.test" }))) }),
         json!({ "token": token("t", &json!({})), "kind": "token", "value": "t" }),
+        json!({ "kind": "token", "issuer": "legacy", "value": "x", "reason": "a\u{1b}[2J" }),
+        json!({ "token": token("t", &json!({})), "reason": "a\nb" }),
+        json!(["token", "x", "legacy"]),
         json!("token"),
         json!(null),
         json!([]),
@@ -377,4 +380,52 @@ fn admin_paths_and_methods_that_are_none_are_told_so() {
     assert!(answer.header("allow").is_some_and(|methods| methods.contains("POST")), "{:?}", answer.headers);
     let target = "/admin/revocations/nonsense/x?issuer=legacy";
     assert!([400, 404].contains(&gateway.admin("GET", target).send().status));
+}
+
+#[test]
+fn a_client_is_revoked_by_whichever_claim_names_it() {
+    let gateway = start();
+    let both = token("t-1", &json!({ "client_id": "app", "azp": "party" }));
+    let neither = token("t-2", &json!({ "client_id": "web" }));
+    for value in ["app", "party"] {
+        assert!(passes(&gateway, &both));
+        gateway.revoke(&json!({ "kind": "client", "issuer": "legacy", "value": value }));
+        assert!(!passes(&gateway, &both) && passes(&gateway, &neither), "{value}");
+        let told = gateway.admin("POST", "/admin/explain").json(&json!({ "token": both })).send().expect(200);
+        assert_eq!(told.json()["code"], "token_revoked", "{value}");
+        gateway.unrevoke("client", value, "legacy").expect(200);
+    }
+    // What cannot be revoked by is refused, whichever claim it is.
+    let bad = token("t-3", &json!({ "client_id": "app", "azp": "a\nb" }));
+    gateway.get("/x").bearer(&bad).send().expect_problem(401, "token_invalid");
+}
+
+#[test]
+fn what_stands_behind_the_question_mark_is_checked_and_told_in_words() {
+    let gateway = start();
+    for (query, words) in [
+        ("limit=0", "\"limit\" is between 1 and 1000, not 0"),
+        ("limit=1001", "\"limit\" is between 1 and 1000, not 1001"),
+        ("limit=-1", "\"limit\" is a whole number, not \"-1\""),
+        ("limit=", "\"limit\" is a whole number"),
+        ("after=x", "\"after\" is a whole number, not \"x\""),
+        ("since=99999999999999999999", "\"since\" is a whole number"),
+        ("in_force=yes", "\"in_force\" is \"false\" or \"true\", not \"yes\""),
+        ("order=down", "\"order\" is \"newest\" or \"oldest\""),
+        ("kind=tokens", "tokens"),
+        ("sort=up", "there is no parameter \"sort\" here; there are: \"kind\""),
+        ("limit=5&limit=6", "\"limit\" is given twice"),
+    ] {
+        let call = gateway.admin("GET", &format!("/admin/revocations?{query}"));
+        let answer = call.send().expect_problem(400, "invalid_request");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(words), "{query}: {detail}");
+    }
+    for query in ["limit=1", "limit=1000", "order=oldest&in_force=true", ""] {
+        gateway.admin("GET", &format!("/admin/revocations?{query}")).send().expect(200);
+    }
+    let post = gateway.admin("POST", "/admin/revocations?expired=maybe").json(&json!({}));
+    let answer = post.send().expect_problem(400, "invalid_request");
+    assert!(answer.text().contains("refuse"), "{}", answer.text());
+    gateway.admin("GET", "/admin/events?since=x").send().expect_problem(400, "invalid_request");
 }
