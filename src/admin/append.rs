@@ -68,7 +68,7 @@ pub(super) async fn append(
     let body = request.into_body();
     if !ndjson && keyed.is_none() {
         // One append, which happens or does not, whoever hangs up; a task of its own would cost as much as the rest.
-        return Ok(Json(told(&taken(&parts, asked, body, false, None).await?, wanted.expired)));
+        return Ok(Json(told(&taken(&parts, asked, body, false, None).await?, skip_expired)));
     }
     // A client that hangs up must not leave the work half-way: it is a task of its own.
     let work = tokio::spawn(async move {
