@@ -14,8 +14,6 @@ const PENDING: &[(&str, Option<&str>)] = &[
     ("upstream_tls", None),
     ("delegate", None),
     ("cookies", Some("for now, token_transport can only be [\"header\"]")),
-    ("fetched_keys", Some("for now, save the issuer's keys to a file and name it in jwks_file")),
-    ("introspection", None),
     ("cluster", None),
     ("rate_limit", None),
     ("cors", None),

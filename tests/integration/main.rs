@@ -7,6 +7,7 @@ mod bound;
 mod bulk;
 mod durability;
 mod events;
+mod external;
 mod flask_story;
 mod kit;
 mod lasting;
