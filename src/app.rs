@@ -17,6 +17,7 @@ use crate::admin::{self, Admin, AdminToken};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
 use crate::endpoint::{self, Endpoints};
+use crate::fetch::Fetcher;
 use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers};
@@ -80,6 +81,15 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     control.spawn(revocation::audit::project(log.clone(), ports::trail_of(&store)));
 
     let issuers = Arc::new(issuer::Current::new(load_issuers(&settings, &*clock)?));
+    if issuers.is_remote() {
+        let means = issuer::Means {
+            fetcher: Fetcher::new(None).context("cannot use TLS")?,
+            runtime: control.handle().clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        control.block_on(issuers.start(&means));
+    }
     let admin_token = AdminToken::load_or_make(&settings.admin.token_file)?;
     let endpoints = Arc::new(
         Endpoints::new(endpoint::Parts {
@@ -140,8 +150,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         not_ready: not_ready(&log, &drain),
         live_connections: Box::new(move || live.open()),
         config: {
-            let shown = shown::settings(&settings);
-            Box::new(move || shown.clone())
+            let (shown, issuers) = (shown::settings(&settings), issuers.clone());
+            Box::new(move || shown::with_fetched(shown.clone(), &issuers.load()))
         },
         clock,
     });

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::idempotency::{Answers, Fingerprint, Turn};
-use super::intake::{Intake, IntakeError, LiveSession, Lookup, of_session, of_token, token_of};
+use super::intake::{Intake, IntakeError, LiveSession, Lookup, of_session, of_token, token_asking};
 use super::items::{Asked, Item, Understood};
 use super::query::{Pairs, Parameters};
 use super::reply::{Refused, Reply, ended_early};
@@ -144,7 +144,7 @@ async fn append_json(
             }
             Understood::Token { text, revocation } => {
                 let found =
-                    token_of(&parts.gateway.setup().issuers.load(), &text, asked.now).map_err(told)?;
+                    token_asking(&parts.gateway.setup().issuers, &text, asked.now).await.map_err(told)?;
                 entries.push(of_token(revocation, found));
             }
             Understood::Entry { revocation, sessions_of } => {
@@ -178,7 +178,7 @@ impl Lookup for Blocking<'_> {
     }
 
     fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {
-        token_of(&self.parts.gateway.setup().issuers.load(), text, now)
+        self.runtime.block_on(token_asking(&self.parts.gateway.setup().issuers, text, now))
     }
 }
 

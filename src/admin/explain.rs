@@ -77,7 +77,7 @@ pub(super) async fn explain(State(parts): State<Shared>, body: Result<Bytes, Byt
 
     let text = asked.token.trim();
     let text = text.strip_prefix("Bearer ").unwrap_or(text).trim();
-    let (steps, verified) = setup.issuers.load().explain(text, now);
+    let (steps, verified) = setup.issuers.explain(text, now).await;
     for (step, detail) in steps {
         told.passed(step.name(), detail);
     }
@@ -105,7 +105,11 @@ pub(super) async fn explain(State(parts): State<Shared>, body: Result<Bytes, Byt
 }
 
 fn code_of(error: &VerifyError) -> Code {
-    if error.is_expired() { Code::TokenExpired } else { Code::TokenInvalid }
+    match error {
+        error if error.is_unavailable() => Code::Overloaded,
+        error if error.is_expired() => Code::TokenExpired,
+        _ => Code::TokenInvalid,
+    }
 }
 
 /// Which route the request falls under, through the same doors as a real one.

@@ -1,12 +1,15 @@
 //! Bulk: lines of JSON to entries of the log, in pieces and in bounded memory. The admin API and `portcullis import`
 //! read the same lines with it. It blocks where a line asks the store, so it runs where blocking is allowed.
 
+use std::sync::Arc;
+
 use super::items::{Asked, Item, Scope, Understood, capped};
 use crate::clock::UnixTime;
-use crate::issuer::Issuers;
 use crate::issuer::settings::SELF;
-use crate::revocation::{AppendError, Kind, Revocation, Selector};
+use crate::issuer::{self, Issuers};
+use crate::revocation::{AppendError, Kind, KnownToken, Revocation, Selector};
 use crate::store::StoreError;
+use crate::token::VerifyError;
 
 /// The most bytes of one line.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -221,9 +224,23 @@ pub(super) fn of_token(revocation: Revocation, (selector, expires_at): (Selector
 /// # Errors
 /// In words for whoever sent it.
 pub fn token_of(issuers: &Issuers, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {
-    let known = issuers
-        .verify_at_any_time(text, now)
-        .map_err(|error| format!("'token' cannot be verified: {error}"))?;
+    entry_of(issuers.verify_at_any_time(text, now))
+}
+
+/// The same, where its issuer may be asked.
+///
+/// # Errors
+/// In words for whoever sent it.
+pub(super) async fn token_asking(
+    issuers: &issuer::Current,
+    text: &str,
+    now: UnixTime,
+) -> Result<(Selector, UnixTime), String> {
+    entry_of(issuers.verify_at_any_time(text, now).await)
+}
+
+fn entry_of(verified: Result<Arc<KnownToken>, VerifyError>) -> Result<(Selector, UnixTime), String> {
+    let known = verified.map_err(|error| format!("'token' cannot be verified: {error}"))?;
     let token = &known.token;
     Ok((Selector::new(Kind::Token, &*token.issuer, &*token.token_id), token.expires_at))
 }

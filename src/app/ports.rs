@@ -80,6 +80,7 @@ fn verified(known: Result<Arc<KnownToken>, VerifyError>) -> Result<Arc<VerifiedT
 fn unverified(error: &VerifyError) -> Unverified {
     match error {
         error if error.is_expired() => Unverified::Expired,
+        error if error.is_unavailable() => Unverified::Unavailable,
         error if error.is_about_possession() => Unverified::Unheld(Box::new(error.to_problem())),
         _ => Unverified::Invalid,
     }
@@ -112,7 +113,7 @@ impl endpoint::Tokens for Tokens {
         text: &'a str,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
-        Box::pin(std::future::ready(verified(self.0.load().verify(text, now))))
+        Box::pin(async move { verified(self.0.verify(text, now).await) })
     }
 
     fn verify_for_revoking<'a>(
@@ -120,12 +121,13 @@ impl endpoint::Tokens for Tokens {
         text: &'a str,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
-        let known = self.0.load().verify_at_any_time(text, now);
-        let known = known.and_then(|known| match known.is_expired(now) {
-            true => Err(VerifyError::Expired),
-            false => Ok(known),
-        });
-        Box::pin(std::future::ready(verified(known)))
+        Box::pin(async move {
+            let known = self.0.verify_at_any_time(text, now).await;
+            verified(known.and_then(|known| match known.is_expired(now) {
+                true => Err(VerifyError::Expired),
+                false => Ok(known),
+            }))
+        })
     }
 
     fn verify_statement<'a>(
@@ -133,8 +135,9 @@ impl endpoint::Tokens for Tokens {
         text: &'a str,
         now: UnixTime,
     ) -> BoxFuture<'a, Result<Stated, Unstated>> {
-        let stated = self.0.load().verify_statement(text, text.len(), now);
-        Box::pin(std::future::ready(stated.map_err(Unstated::Invalid)))
+        Box::pin(
+            async move { self.0.verify_statement(text, text.len(), now).await.map_err(Unstated::Invalid) },
+        )
     }
 
     fn lifetime_max(&self, issuer: &str) -> Duration {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::config::Settings;
 use crate::endpoint::settings::OnReuse;
 use crate::gateway::settings::AccessLog;
+use crate::issuer::Issuers;
 use crate::issuer::settings::{External, KeySource};
 use crate::revocation::settings::{Fsync, OnLostState};
 use crate::route::settings::{HeaderEdits, HostPattern, PathPattern, Requirement, Route};
@@ -207,8 +208,35 @@ fn issuer(issuer: &External) -> Value {
         KeySource::JwksFile { path, .. } => shown["jwks_file"] = json!(path),
         KeySource::PublicKeyFile { path, .. } => shown["public_key_file"] = json!(path),
         KeySource::SecretFile { path, .. } => shown["secret_file"] = json!(path),
+        KeySource::Published(published) => {
+            let key = if published.discovery { "discovery_url" } else { "jwks_url" };
+            shown[key] = json!(address(&published.url));
+            shown["jwks_refresh"] = json!(span(published.refresh));
+        }
+        KeySource::Introspection(at) => {
+            shown["introspect"] =
+                json!({ "url": address(&at.url), "client_id": at.client_id, "cache": span(at.cache) });
+        }
     }
     shown
+}
+
+/// The same with how it stands with the keys that are fetched.
+pub(super) fn with_fetched(mut shown: Value, issuers: &Issuers) -> Value {
+    for issuer in shown["issuers"].as_array_mut().into_iter().flatten() {
+        let fetched = issuer["name"].as_str().map_or(Value::Null, |name| issuers.fetched(name));
+        if !fetched.is_null() {
+            issuer["fetched"] = fetched;
+        }
+    }
+    shown
+}
+
+/// Without its query, which may carry a secret.
+fn address(url: &http::Uri) -> String {
+    let (scheme, authority) =
+        (url.scheme_str().unwrap_or_default(), url.authority().map_or("", |a| a.as_str()));
+    format!("{scheme}://{authority}{}", url.path())
 }
 
 fn revocation(settings: &Settings) -> Value {

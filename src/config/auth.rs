@@ -288,14 +288,21 @@ fn json_pointer(text: &Text<'_>) {
 }
 
 /// `http://` or `https://` with a host.
-pub(super) fn web_address(text: &Text<'_>) {
-    let good = text.value.parse::<http::Uri>().is_ok_and(|uri| {
+pub(super) fn web_address(text: &Text<'_>) -> Option<http::Uri> {
+    let good = text.value.parse::<http::Uri>().ok().filter(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
     });
-    if !good {
+    let Some(uri) = good else {
         let hint = "write it such as \"https://id.example.com/path\"".to_owned();
         text.fail(format!("{} is not a web address", text.quoted()), hint);
+        return None;
+    };
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        // The message quotes nothing: a password may stand there.
+        text.fail("the address carries a user name", "leave it out".to_owned());
+        return None;
     }
+    Some(uri)
 }
 
 fn claims(auth: &mut Table<'_>, token_bytes_max: usize) -> Claims {

@@ -1,5 +1,6 @@
 //! `[[issuers]]`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::reader::{Table, Text, Value, boxed};
 use super::source::Span;
 use super::suggest::quote;
 use super::{check, files};
-use crate::issuer::settings::{ClaimNames, External, KeySource, SELF};
+use crate::issuer::settings::{ClaimNames, External, Introspection, KeySource, Published, SELF};
 use crate::token::Algorithm;
 
 /// The keys that say where keys come from, in the order of the contract.
@@ -19,11 +20,16 @@ const SOURCES: [&str; 6] =
 const OTHER_TYPES: [&str; 3] = ["logout+jwt", "secevent+jwt", "dpop+jwt"];
 
 /// Reads `[[issuers]]`; `own` is what the gateway itself writes into `iss`, if it issues tokens.
-pub(super) fn read(root: &mut Table<'_>, own: Option<(&str, Option<&Span>)>) -> Vec<External> {
+pub(super) fn read(
+    root: &mut Table<'_>,
+    own: Option<(&str, Option<&Span>)>,
+    state_dir: &Path,
+) -> Vec<External> {
     let cx = root.cx;
     let mut names = check::Names::new(cx, "issuers");
     let mut seen: Vec<(Option<String>, Span)> = Vec::new();
     let mut issuers = Vec::new();
+    let mut opaque: Option<Span> = None;
     for mut t in root.sections("issuers") {
         let name =
             t.get("name").required("give it a name, for routes and revocations").filled().filter(check::name);
@@ -42,9 +48,26 @@ pub(super) fn read(root: &mut Table<'_>, own: Option<(&str, Option<&Span>)>) -> 
         if iss.is_some() || !issuer_value.is_given() {
             same_iss(&t, iss, &at, own, &mut seen);
         }
-        issuers.push(external(t, name, issuer));
+        one_opaque(&mut t, &mut opaque);
+        issuers.push(external(t, name, issuer, &state_dir.join("issuers")));
     }
     issuers
+}
+
+/// A token that is no JWT says nothing of its issuer: one at most may have such.
+fn one_opaque(t: &mut Table<'_>, seen: &mut Option<Span>) {
+    let value = t.get("introspect");
+    let Some(at) = value.key_at().cloned() else { return };
+    match seen {
+        Some(first) => {
+            let hint = format!(
+                "the first is on line {}; at most one issuer may have opaque tokens",
+                t.cx.line(first)
+            );
+            t.cx.fail(Some(&at), format!("{} is the second issuer with introspect", t.label), hint);
+        }
+        None => *seen = Some(at),
+    }
 }
 
 /// The issuer of a token is found by `iss`: no two may have the same.
@@ -82,18 +105,27 @@ fn same_iss<'c>(
     seen.push((iss, at.clone()));
 }
 
-fn external<'c>(mut t: Table<'c>, name: Option<Text<'c>>, issuer: Option<Text<'c>>) -> External {
+fn external<'c>(
+    mut t: Table<'c>,
+    name: Option<Text<'c>>,
+    issuer: Option<Text<'c>>,
+    copies_dir: &Path,
+) -> External {
     let audience = boxed(&t.get("audience").one_or_more());
-    let algorithms_value =
-        t.get("algorithms").required("add algorithms = [\"RS256\"], or what its tokens are signed with");
-    let algorithms = algorithms(&algorithms_value);
+    let algorithms_value = t.get("algorithms");
+    // An opaque token has no signature.
+    let algorithms = match t.get("introspect").is_given() && !algorithms_value.is_given() {
+        true => Vec::new(),
+        false => algorithms(
+            &algorithms_value.required("add algorithms = [\"RS256\"], or what its tokens are signed with"),
+        ),
+    };
     let short = t.get("allow_short_secret").flag(false);
-    let keys = keys(&mut t, &algorithms, short);
-    let refresh_default = Duration::from_secs(600);
-    let refresh = t.get("jwks_refresh");
-    if refresh.duration_within(refresh_default, Duration::from_secs(1)..=Duration::MAX) != refresh_default {
-        t.cx.needs("fetched_keys", refresh.key_at(), "jwks_refresh");
-    }
+    let refresh = t
+        .get("jwks_refresh")
+        .duration_within(Duration::from_secs(600), Duration::from_secs(1)..=Duration::from_secs(86_400));
+    let fetching = Fetching { refresh, copies_dir, has_iss: issuer.is_some() };
+    let keys = keys(&mut t, &algorithms, short, &fetching);
     let leeway = t.get("leeway").duration_within(Duration::ZERO, Duration::ZERO..=Duration::from_secs(3600));
     let longest = Duration::from_secs(3650 * 86_400);
     let max_token_ttl = t
@@ -158,13 +190,27 @@ fn is_symmetric(algorithm: Algorithm) -> bool {
     matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
 }
 
-fn keys<'c>(t: &mut Table<'c>, algorithms: &[(Text<'c>, Algorithm)], short: bool) -> KeySource {
+/// What keys that are fetched need to be known of the issuer.
+struct Fetching<'a> {
+    refresh: Duration,
+    copies_dir: &'a Path,
+    has_iss: bool,
+}
+
+fn keys<'c>(
+    t: &mut Table<'c>,
+    algorithms: &[(Text<'c>, Algorithm)],
+    short: bool,
+    fetching: &Fetching<'_>,
+) -> KeySource {
     let cx = t.cx;
     let values = SOURCES.map(|key| t.get(key));
     let given: Vec<&Value<'c>> = values.iter().filter(|value| value.is_given()).collect();
     match given.as_slice() {
         [] => {
-            let hint = "add one of jwks_file, public_key_file or secret_file".to_owned();
+            let hint =
+                "add one of jwks_url, jwks_file, public_key_file, secret_file, discovery_url or introspect"
+                    .to_owned();
             cx.fail_absent(t.at.as_ref(), format!("{} does not say where its keys come from", t.label), hint);
         }
         [_] => {}
@@ -176,17 +222,27 @@ fn keys<'c>(t: &mut Table<'c>, algorithms: &[(Text<'c>, Algorithm)], short: bool
         }
     }
     let [jwks_url, jwks_file, public_key_file, secret_file, discovery_url, introspect] = &values;
-    for url in [jwks_url, discovery_url] {
-        if let Some(text) = url.filled() {
-            web_address(&text);
-            cx.needs("fetched_keys", url.key_at(), url.label());
+    let mut source = introspection(introspect).map(KeySource::Introspection);
+    for (value, discovery) in [(jwks_url, false), (discovery_url, true)] {
+        if let Some(url) = value.filled().and_then(|text| web_address(&text)) {
+            let copies_dir = fetching.copies_dir.to_owned();
+            source = Some(KeySource::Published(Published {
+                url,
+                discovery,
+                refresh: fetching.refresh,
+                copies_dir,
+            }));
         }
     }
-    introspection(introspect);
+    if discovery_url.is_given() && !fetching.has_iss {
+        let hint = "add issuer = \"https://…\", exactly as the metadata says it".to_owned();
+        cx.fail(discovery_url.key_at(), "discovery_url needs issuer, to be compared with the metadata", hint);
+    }
+    fits(jwks_url, algorithms, false);
+    fits(discovery_url, algorithms, false);
     fits(secret_file, algorithms, true);
     fits(jwks_file, algorithms, false);
     fits(public_key_file, algorithms, false);
-    let mut source = None;
     if let Some(text) = secret_file.filled()
         && let Some(secret) = files::secret(&text)
     {
@@ -244,22 +300,21 @@ fn long_enough(text: &Text<'_>, bytes: usize, algorithms: &[(Text<'_>, Algorithm
     }
 }
 
-fn introspection(value: &Value<'_>) {
+/// `None` where it is not given, or where something of it is wrong.
+fn introspection(value: &Value<'_>) -> Option<Introspection> {
     let mut t = value.table();
-    if t.is_given() {
-        t.cx.needs("introspection", value.key_at(), "introspect");
-        if let Some(url) = t.get("url").required("name its introspection endpoint").filled() {
-            web_address(&url);
-        }
-        t.get("client_id").required("it is what the gateway authenticates with").filled();
-        if let Some(file) =
-            t.get("client_secret_file").required("it is what the gateway authenticates with").filled()
-        {
-            files::secret(&file);
-        }
-        t.get("cache").duration_within(Duration::from_secs(30), Duration::ZERO..=Duration::from_secs(3600));
-        t.finish();
+    if !t.is_given() {
+        return None;
     }
+    let url = t.get("url").required("name its introspection endpoint").filled();
+    let url = url.and_then(|text| web_address(&text));
+    let client_id = t.get("client_id").required("it is what the gateway authenticates with").filled();
+    let file = t.get("client_secret_file").required("it is what the gateway authenticates with").filled();
+    let secret = file.and_then(|file| files::secret(&file));
+    let cache =
+        t.get("cache").duration_within(Duration::from_secs(30), Duration::ZERO..=Duration::from_secs(3600));
+    t.finish();
+    Some(Introspection { url: url?, client_id: client_id?.boxed(), secret: secret?, cache })
 }
 
 fn claim_names(issuer: &mut Table<'_>) -> ClaimNames {

@@ -107,7 +107,7 @@ fn settings(path: &Path, mut root: Table<'_>) -> Settings {
     let own = auth::read(&mut root, &state_dir, server.limits.token_bytes_max);
     let clients = auth::clients(&mut root);
     let own_issuer = own.settings.as_ref().map(|settings| (&*settings.own.issuer, own.issuer_at.as_ref()));
-    let issuers = issuers::read(&mut root, own_issuer);
+    let issuers = issuers::read(&mut root, own_issuer, &state_dir);
     let revocation = state::read(&mut root, &state_dir);
     let upstreams = upstreams::read(&mut root);
     let declared = routes::Declared {

@@ -13,8 +13,6 @@ const PENDING: &[(&str, Option<&str>)] = &[
     ("h2_target", Some("for now, targets are spoken to in HTTP/1.1")),
     ("upstream_tls", None),
     ("delegate", None),
-    ("fetched_keys", Some("for now, save the issuer's keys to a file and name it in jwks_file")),
-    ("introspection", None),
     ("cluster", None),
     ("rate_limit", None),
     ("cors", None),

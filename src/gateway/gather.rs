@@ -1,5 +1,5 @@
-//! What must be known of the credentials before the decision. Memory only, but for the two cases that ask the store:
-//! `registry = "strict"` and routes that take refresh tokens.
+//! What must be known of the credentials before the decision. Memory only, but for the cases that must ask: the store
+//! (`registry = "strict"`, routes that take refresh tokens) and an external issuer (an unknown key id, opaque tokens).
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -38,7 +38,7 @@ pub(super) async fn evidence(
         Ok(possession) => possession,
         Err(error) => return Evidence::Unusable(token::VerifyError::from(error).to_problem()),
     };
-    let admitted = match setup.issuers.load().admit(token.text, &possession, now) {
+    let admitted = match setup.issuers.admit(token.text, &possession, now).await {
         Ok(admitted) => admitted,
         Err(error) => return Evidence::Unusable(error.to_problem()),
     };

@@ -19,7 +19,7 @@ pub struct ExternalError {
     pub why: KeyError,
 }
 
-/// Its keys, and those of its set that were passed over. No I/O: the configuration has read the file.
+/// Its keys as the configuration has read them (none where they are fetched), and those of its set that were passed over. No I/O: the configuration has read the file.
 ///
 /// # Errors
 /// When no key of it can be used with the issuer's algorithms.
@@ -30,6 +30,7 @@ pub fn external_keys(settings: &External) -> Result<(KeySet, Vec<Skipped>), Exte
         KeySource::PublicKeyFile { path, pem } => {
             (path, KeySet::from_public_key(pem, algorithms).map(|keys| (keys, Vec::new())))
         }
+        KeySource::Published(_) | KeySource::Introspection(_) => return Ok((KeySet::none(), Vec::new())),
         KeySource::SecretFile { path, secret } => {
             (path, KeySet::from_secret(secret, algorithms).map(|keys| (keys, Vec::new())))
         }

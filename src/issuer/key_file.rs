@@ -150,7 +150,7 @@ fn file_name(id: &str) -> Result<String, KeyringError> {
     Ok(format!("key-{id}.json"))
 }
 
-fn make_dir(dir: &Path) -> Result<(), KeyringError> {
+pub(super) fn make_dir(dir: &Path) -> Result<(), KeyringError> {
     let failed = |action, path: &Path, source| KeyringError::Io { action, path: path.to_owned(), source };
     if !dir.exists() {
         DirBuilder::new()
@@ -176,7 +176,7 @@ fn refuse_open_to_others(path: &Path, mode: u32, wanted: u32) -> Result<(), Keyr
 }
 
 /// Write beside, sync, rename, sync the directory.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeyringError> {
+pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), KeyringError> {
     let (temporary, path) = (dir.join(format!("{TEMPORARY}{name}")), dir.join(name));
     let attempt = || -> io::Result<()> {
         match fs::remove_file(&temporary) {

@@ -1,16 +1,21 @@
 //! What must be fetched or kept to judge a token: our own keys, external key sets.
 //!
 //! What the room promises: [`Issuers::verify`] touches memory only, whether it finds the token among those verified
-//! before or verifies it anew. Files are read when an [`Issuers`] is loaded and written when our own keys change;
+//! before or verifies it anew; [`Current::verify`] waits, within bounds, only where an issuer must be asked by network
+//! (`ask.rs`). Files are read when an [`Issuers`] is loaded and written when our own keys change;
 //! the store is asked in [`Issuers::standing`] alone, through a trait. It refuses to know what is revoked and what a
 //! route asks for.
 
+mod ask;
+mod copy;
 mod current;
 mod external;
+mod introspection;
 mod key_file;
 mod keyring;
 mod known;
 mod own;
+mod remote;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -26,6 +31,7 @@ pub use external::{ExternalError, external_keys};
 pub use key_file::{KeptKey, KeyringError};
 pub use keyring::Keyring;
 pub use own::{Grant, OwnIssuer};
+pub use remote::Means;
 
 use crate::clock::UnixTime;
 use crate::revocation::TokenKeys;
@@ -35,8 +41,11 @@ use crate::token::{
     KeyError, KeySet, Possession, Proof, Replays, Skipped, Statement, Step, Steps, Terms, TokenType,
     Verified, VerifiedToken, VerifyError, verify, verify_statement,
 };
+use ask::Asked;
+use introspection::Introspector;
 use known::KnownTokens;
-use settings::{External, Own, SELF};
+use remote::Remote;
+use settings::{External, KeySource, Own, SELF};
 
 /// What an [`Issuers`] is made of.
 #[derive(Clone, Copy)]
@@ -100,6 +109,8 @@ impl fmt::Display for Notice {
 struct Issuer {
     terms: Arc<Terms>,
     generation: u64,
+    /// By network, if its keys are not at hand.
+    asked: Option<Asked>,
 }
 
 /// Everybody whose tokens are accepted. Immutable: a reload or other keys make a new one, which is put in place of the
@@ -163,7 +174,7 @@ impl Issuers {
             match own_issuer(settings, &all.revocable, now) {
                 Ok((own, terms)) => {
                     all.own = Some(Arc::new(own));
-                    errors.extend(all.add(Some(&settings.issuer), terms).err());
+                    errors.extend(all.add(Some(&settings.issuer), terms, None).err());
                 }
                 Err(error) => errors.push(error),
             }
@@ -174,12 +185,22 @@ impl Issuers {
                 errors.push(LoadError::SameName(Arc::clone(&settings.name)));
                 continue;
             }
-            match external_keys(settings) {
+            let (remote, loaded) = match &settings.keys {
+                KeySource::Published(published) => {
+                    let (remote, keys) = Remote::new(settings, published);
+                    (Some(Asked::Keys(Arc::new(remote))), Ok((keys, Vec::new())))
+                }
+                _ => (None, external_keys(settings)),
+            };
+            match loaded {
                 Ok((keys, skipped)) => {
                     let notice = |skipped| Notice { issuer: Arc::clone(&settings.name), skipped };
                     notices.extend(skipped.into_iter().map(notice));
                     let terms = external::terms(settings, keys, &all.revocable);
-                    errors.extend(all.add(settings.issuer.as_deref(), terms).err());
+                    errors.extend(all.add(settings.issuer.as_deref(), terms, remote).err());
+                    if let KeySource::Introspection(at) = &settings.keys {
+                        all.ask_last_by(at, settings.issuer.as_deref());
+                    }
                 }
                 Err(error) => errors.push(error.into()),
             }
@@ -187,7 +208,18 @@ impl Issuers {
         if errors.is_empty() { Ok((all, notices)) } else { Err(errors) }
     }
 
-    fn add(&mut self, iss: Option<&str>, terms: Terms) -> Result<(), LoadError> {
+    /// Tokens of the issuer that was added last are asked about.
+    fn ask_last_by(&mut self, at: &settings::Introspection, iss: Option<&str>) {
+        let revocable = Arc::clone(&self.revocable);
+        let place = self.issuers.len().saturating_sub(1);
+        if let Some(last) = self.issuers.last_mut() {
+            let introspector =
+                Introspector::new(at, iss, Arc::clone(&last.terms), revocable, (place, last.generation));
+            last.asked = Some(Asked::Token(Arc::new(introspector)));
+        }
+    }
+
+    fn add(&mut self, iss: Option<&str>, terms: Terms, asked: Option<Asked>) -> Result<(), LoadError> {
         if self.issuers.iter().any(|other| other.terms.issuer == terms.issuer) {
             return Err(LoadError::SameName(terms.issuer));
         }
@@ -204,7 +236,7 @@ impl Issuers {
             Some(iss) => drop(self.by_iss.insert(iss.into(), place)),
             None => self.without_iss = Some(place),
         }
-        self.issuers.push(Issuer { terms: Arc::new(terms), generation: self.known.next_generation() });
+        self.issuers.push(Issuer { terms: Arc::new(terms), generation: self.known.next_generation(), asked });
         Ok(())
     }
 
@@ -216,8 +248,11 @@ impl Issuers {
         let Some(own) = &self.own else { return Ok(self.derived()) };
         let own = OwnIssuer::new(own.settings().clone(), keyring, now);
         let mut all = self.derived();
-        all.issuers[0] =
-            Issuer { terms: Arc::new(own.terms(&self.revocable)?), generation: self.known.next_generation() };
+        all.issuers[0] = Issuer {
+            terms: Arc::new(own.terms(&self.revocable)?),
+            generation: self.known.next_generation(),
+            asked: None,
+        };
         all.own = Some(Arc::new(own));
         Ok(all)
     }
@@ -229,7 +264,8 @@ impl Issuers {
         let is_meant = |issuer: &&mut Issuer| *issuer.terms.issuer == *name && name != SELF;
         if let Some(issuer) = all.issuers.iter_mut().find(is_meant) {
             let terms = Terms { keys: Arc::new(keys), ..(*issuer.terms).clone() };
-            *issuer = Issuer { terms: Arc::new(terms), generation: self.known.next_generation() };
+            issuer.generation = self.known.next_generation();
+            issuer.terms = Arc::new(terms);
         }
         all
     }
@@ -328,7 +364,7 @@ impl Issuers {
             Err(VerifyError::NotYetValid | VerifyError::IssuedInFuture) => {}
             other => return other,
         }
-        let (place, verified) = self.verify_anew(Whose::Any, text, END_OF_TIME, &mut ())?;
+        let (place, verified) = self.verify_anew(Whose::Any, text, END_OF_TIME, &mut (), &mut None)?;
         Ok(Arc::new(self.known(place, verified)))
     }
 
@@ -353,7 +389,7 @@ impl Issuers {
             let wanted = whose == Whose::Any || *known.token.issuer == *SELF;
             return if wanted { Ok(known) } else { Err(VerifyError::UnknownIssuer) };
         }
-        let (place, verified) = self.verify_anew(whose, text, now, &mut ())?;
+        let (place, verified) = self.verify_anew(whose, text, now, &mut (), &mut None)?;
         let known = Arc::new(self.known(place, verified));
         // An expired one would only push out one that is still of use.
         if !known.is_expired(now) {
@@ -362,14 +398,15 @@ impl Issuers {
         Ok(known)
     }
 
+    /// `place` gets whose token it says it is, also where it is not good.
     fn verify_anew(
         &self,
         whose: Whose,
         text: &str,
         now: UnixTime,
         steps: &mut impl Steps,
+        place: &mut Option<usize>,
     ) -> Result<(usize, Verified), VerifyError> {
-        let mut place = None;
         let find = |iss: Option<&str>| {
             let found = match iss {
                 Some(iss) => self.by_iss.get(iss).copied(),
@@ -379,7 +416,7 @@ impl Issuers {
             if whose == Whose::Own && *issuer.terms.issuer != *SELF {
                 return None;
             }
-            place = Some(found);
+            *place = Some(found);
             Some(&*issuer.terms)
         };
         let verified = verify(text, self.token_bytes_max, find, now, steps)?;
@@ -415,7 +452,7 @@ impl Issuers {
         now: UnixTime,
     ) -> (Vec<(Step, String)>, Result<VerifiedToken, VerifyError>) {
         let mut steps = Vec::new();
-        let verified = self.verify_anew(Whose::Any, text, now, &mut steps);
+        let verified = self.verify_anew(Whose::Any, text, now, &mut steps, &mut None);
         let verdict = verified.and_then(|(_, verified)| {
             if verified.is_expired(now) { Err(VerifyError::Expired) } else { Ok(verified.token) }
         });

@@ -56,6 +56,32 @@ pub struct External {
     pub claims: ClaimNames,
 }
 
+/// Keys that are fetched from their issuer, and fetched again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// Of the key set, or of the metadata that names it.
+    pub url: http::Uri,
+    /// `url` is that of the metadata (OpenID Connect Discovery 1.0 §4, RFC 8414 §3).
+    pub discovery: bool,
+    /// How often they are fetched.
+    pub refresh: Duration,
+    /// The directory with the last good copy of each issuer's.
+    pub copies_dir: PathBuf,
+}
+
+/// Opaque tokens: the issuer is asked what each stands for (RFC 7662).
+#[derive(Clone, PartialEq)]
+pub struct Introspection {
+    /// Of the introspection endpoint.
+    pub url: http::Uri,
+    /// As whom we ask.
+    pub client_id: Box<str>,
+    /// What proves it.
+    pub secret: zeroize::Zeroizing<Vec<u8>>,
+    /// How long an answer holds.
+    pub cache: Duration,
+}
+
 /// Where the keys of an external issuer come from.
 #[derive(Clone, PartialEq)]
 pub enum KeySource {
@@ -80,6 +106,10 @@ pub enum KeySource {
         /// Its bytes.
         secret: zeroize::Zeroizing<Vec<u8>>,
     },
+    /// `jwks_url` or `discovery_url`.
+    Published(Published),
+    /// No keys: its tokens are opaque.
+    Introspection(Introspection),
 }
 
 impl std::fmt::Debug for KeySource {
@@ -88,6 +118,8 @@ impl std::fmt::Debug for KeySource {
             Self::JwksFile { path, .. } => write!(f, "JwksFile({})", path.display()),
             Self::PublicKeyFile { path, .. } => write!(f, "PublicKeyFile({})", path.display()),
             Self::SecretFile { path, .. } => write!(f, "SecretFile({})", path.display()),
+            Self::Published(published) => published.fmt(f),
+            Self::Introspection(at) => write!(f, "Introspection({}, as {})", at.url, at.client_id),
         }
     }
 }

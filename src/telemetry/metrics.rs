@@ -43,6 +43,8 @@ pub struct Metrics {
     pub cut_connections: Counter,
     /// `portcullis_propagation_seconds`.
     pub propagation_seconds: Histogram,
+    issuer_fetches: Family<[Label; 2], Counter>,
+    issuer_keys_at: Family<[Label; 1], Gauge>,
     /// `portcullis_access_log_dropped_total`.
     pub access_lines_dropped: Counter,
 }
@@ -122,6 +124,18 @@ impl Metrics {
             "From a revocation on another gateway to its enforcement here",
             propagation_seconds.clone(),
         );
+        let issuer_fetches = Family::<[Label; 2], Counter>::default();
+        registry.register(
+            "issuer_fetches",
+            "Key sets fetched and tokens introspected, by issuer and result",
+            issuer_fetches.clone(),
+        );
+        let issuer_keys_at = Family::<[Label; 1], Gauge>::default();
+        registry.register(
+            "issuer_keys_fetched_timestamp_seconds",
+            "When an issuer's key set was last fetched, in Unix seconds",
+            issuer_keys_at.clone(),
+        );
         let access_lines_dropped = Counter::default();
         registry.register(
             "access_log_dropped",
@@ -141,6 +155,8 @@ impl Metrics {
             live_connections,
             cut_connections,
             propagation_seconds,
+            issuer_fetches,
+            issuer_keys_at,
             access_lines_dropped,
         }
     }
@@ -160,6 +176,18 @@ impl Metrics {
             request_seconds: self.request_seconds.get_or_create_owned(&label),
             upstream_seconds: self.upstream_seconds.get_or_create_owned(&label),
         }
+    }
+
+    /// Counts a question to an external issuer: `ok` or `failed`.
+    pub fn issuer_fetched(&self, issuer: &Arc<str>, result: &'static str) {
+        let labels: [Label; 2] = [("issuer", issuer.clone()), ("result", Arc::from(result))];
+        self.issuer_fetches.get_or_create_owned(&labels).inc();
+    }
+
+    /// An issuer's keys are as new as this, in Unix seconds.
+    pub fn issuer_keys_at(&self, issuer: &Arc<str>, secs: u64) {
+        let label: [Label; 1] = [("issuer", issuer.clone())];
+        self.issuer_keys_at.get_or_create_owned(&label).set(i64::try_from(secs).unwrap_or(i64::MAX));
     }
 
     /// Counts an answer of our own.

@@ -5,6 +5,9 @@ use std::fmt;
 use http::StatusCode;
 
 use super::{JsonError, PROOF_ALGORITHMS, ProofError, Step};
+
+/// When to come again about a token whose issuer cannot be asked: keys are fetched for its sake once in so long.
+const ISSUER_RETRY_AFTER_SECS: u64 = 10;
 use crate::answer::{Code, Problem};
 
 /// A part of a compact JWS.
@@ -58,6 +61,15 @@ pub enum VerifyError {
     /// The key of this `kid` is not, or no longer, the issuer's.
     #[error("the token's key is not known")]
     UnknownKey,
+    /// The issuer's keys have not been had yet.
+    #[error("the keys of the token's issuer are not known now")]
+    NoKeys,
+    /// The issuer did not say what the token stands for (RFC 7662).
+    #[error("the token's issuer cannot be asked now")]
+    Unavailable,
+    /// The issuer says that the token is not, or no longer, good (RFC 7662 §2.2).
+    #[error("the token's issuer says that it is not active")]
+    Inactive,
     /// No `kid`, and several keys would fit.
     #[error("the token names no key, and more than one would fit")]
     AmbiguousKey,
@@ -142,6 +154,9 @@ impl VerifyError {
         match self {
             Self::Expired => problem(Code::TokenExpired),
             Self::Busy => problem(Code::Overloaded),
+            Self::NoKeys | Self::Unavailable => {
+                problem(Code::Overloaded).with_retry_after(ISSUER_RETRY_AFTER_SECS)
+            }
             Self::Proof(_) => of_proof("invalid_dpop_proof"),
             Self::NonceWanted(nonce) => of_proof("use_dpop_nonce").with_nonce(nonce.clone()),
             Self::Bound | Self::NotBound | Self::OtherKey => {
@@ -165,6 +180,11 @@ impl VerifyError {
         )
     }
 
+    /// Whether nothing is wrong with the token as far as is known, but that cannot be told now: 503, not 401.
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::NoKeys | Self::Unavailable)
+    }
+
     /// The step that was not passed.
     pub const fn step(&self) -> Step {
         match self {
@@ -172,6 +192,7 @@ impl VerifyError {
             Self::Header(_) | Self::Extension => Step::Header,
             Self::UnknownIssuer => Step::Issuer,
             Self::Typ => Step::Typ,
+            Self::NoKeys | Self::Unavailable | Self::Inactive => Step::Signature,
             Self::UnknownKey | Self::AmbiguousKey | Self::Algorithm | Self::Signature => Step::Signature,
             Self::ClaimMissing(_)
             | Self::ClaimType(_)

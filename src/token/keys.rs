@@ -242,6 +242,11 @@ impl KeySet {
         Ok(Self { keys: keys.into_iter().map(of_key).collect::<Result<_, _>>()?, single: false })
     }
 
+    /// No key at all: those of an issuer that have not been had yet.
+    pub const fn none() -> Self {
+        Self { keys: Vec::new(), single: false }
+    }
+
     /// How many keys it has.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -263,6 +268,9 @@ impl KeySet {
         message: &[u8],
         signature: &[u8],
     ) -> Result<Matched<'_>, VerifyError> {
+        if self.keys.is_empty() {
+            return Err(VerifyError::NoKeys);
+        }
         let picked = |key: &&Key| match id {
             Some(id) if !self.single => key.id.as_deref() == Some(id) && key.lives(now),
             _ => key.lives(now),

@@ -13,6 +13,7 @@ mod der;
 mod dpop;
 mod encoding;
 mod error;
+mod introspected;
 mod issue;
 mod json;
 mod jws;
@@ -39,6 +40,7 @@ pub use cookie::{
 pub use dpop::{DPOP, PROOF_ALGORITHMS, Proof, ProofError, ProofFor, check_proof, proof_text};
 pub use encoding::{NotBase64, decode_base64url, encode_base64url};
 pub use error::{Part, VerifyError};
+pub use introspected::{Introspected, introspected};
 pub use issue::{IssueError, NewToken, issue, sign};
 pub use json::{DEPTH_MAX, JsonError, json_object};
 pub use kept::KeptClaims;

@@ -109,14 +109,14 @@ pub fn verify<'t>(
 
 /// `exp`, `nbf`, `iat`.
 #[derive(Debug)]
-struct Times {
-    expires_at: UnixTime,
+pub(super) struct Times {
+    pub(super) expires_at: UnixTime,
     not_before: Option<UnixTime>,
-    issued_at: Option<UnixTime>,
+    pub(super) issued_at: Option<UnixTime>,
 }
 
 impl Times {
-    fn read(claims: &Claims) -> Result<Self, VerifyError> {
+    pub(super) fn read(claims: &Claims) -> Result<Self, VerifyError> {
         Ok(Self {
             expires_at: claims::date(claims, "exp")?
                 .ok_or_else(|| VerifyError::ClaimMissing("exp".into()))?,
@@ -125,7 +125,7 @@ impl Times {
         })
     }
 
-    fn check(&self, terms: &Terms, now: UnixTime) -> Result<(), VerifyError> {
+    pub(super) fn check(&self, terms: &Terms, now: UnixTime) -> Result<(), VerifyError> {
         let horizon = now.plus(terms.skew);
         if self.not_before.is_some_and(|at| at > horizon) {
             return Err(VerifyError::NotYetValid);
@@ -142,7 +142,7 @@ impl Times {
 }
 
 /// The token id of a token without `jti`. Over the signing input, not the whole text: signatures can be respelled.
-fn digest_id(signed: &str) -> Box<str> {
+pub(super) fn digest_id(signed: &str) -> Box<str> {
     let hash = digest::digest(&digest::SHA256, signed.as_bytes());
     format!("sha256:{}", encode_base64url(hash)).into()
 }

@@ -8,6 +8,7 @@ mod bulk;
 mod cookies;
 mod durability;
 mod events;
+mod external;
 mod flask_story;
 mod keys;
 mod kit;
