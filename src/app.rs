@@ -22,7 +22,7 @@ use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers};
 use crate::revocation::{self, GatewayId, Health, IssuerTerm, Opening, RealDisk};
-use crate::server::{self, Drain, Layers, Listener, Rules};
+use crate::server::{self, Drain, Inherited, Layers, Listener, Rules};
 use crate::store::{self, KnownGateway, Store};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::tls::Acceptor;
@@ -159,12 +159,18 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let rules = Rules::new(&settings.server, &settings.limits).live();
     let admin_rules =
         Rules { max_connections: Some(1024), ..Rules::new(&settings.server, &settings.limits) }.live();
-    let tls = settings.server.tls.as_ref().map(accept_tls).transpose()?;
-    let admin_listener = bind("admin", &server::settings::Listen::Tcp(settings.admin.listen))?;
-    let admin_address = admin_listener.local_addr();
-    let listeners = settings.server.listen.iter().map(|listen| bind("clear", listen));
+    let mut inherited = Inherited::take();
+    let tls = settings.server.tls.as_ref().map(|tls| accept_tls(&mut inherited, tls)).transpose()?;
+    let admin_listener =
+        bind(&mut inherited, "admin", &server::settings::Listen::Tcp(settings.admin.listen))?;
+    let admin_address = admin_listener.local_addr().unwrap_or(settings.admin.listen);
+    let listeners = settings.server.listen.iter().map(|listen| bind(&mut inherited, "clear", listen));
     let listeners = listeners.collect::<anyhow::Result<Vec<_>>>()?;
-    let clear = listeners.iter().map(Listener::local_addr).collect();
+    let clear = listeners.iter().filter_map(Listener::local_addr).collect();
+    for listener in inherited.left() {
+        tracing::warn!(%listener, "a socket was handed over that no listen names; it is closed");
+    }
+    drop(inherited);
     if let Some((_, layers)) = &tls
         && let Some(acceptor) = layers.tls.clone()
     {
@@ -177,8 +183,11 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         admin_rules,
         admin_drain.clone(),
     ));
-    let listeners = listeners.into_iter().map(|listener| (listener, Layers::default()));
+    let listeners = listeners
+        .into_iter()
+        .map(|listener| (listener, Layers { proxies: settings.server.proxies.clone(), ..Layers::default() }));
     let (secured, layers) = tls.unwrap_or_default();
+    let layers = Layers { proxies: settings.server.proxies.clone(), ..layers };
     let secured = secured.into_iter().map(|listener| (listener, layers.clone()));
     for (listener, layers) in listeners.chain(secured) {
         let handler = ports::GatewayHandler(gateway.clone());
@@ -200,7 +209,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
 }
 
 impl Running {
-    /// Where clients connect, in the order of the configuration.
+    /// Where clients connect in clear text, Unix sockets left out, in the order of the configuration.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.clear
     }
@@ -447,16 +456,24 @@ fn not_ready(log: &revocation::Handle, drain: &Drain) -> Box<dyn Fn() -> Vec<Str
 }
 
 /// The listeners of `[server.tls]`, and what lies between them and HTTP.
-fn accept_tls(tls: &server::settings::Tls) -> anyhow::Result<(Vec<Listener>, Layers)> {
+fn accept_tls(
+    inherited: &mut Inherited,
+    tls: &server::settings::Tls,
+) -> anyhow::Result<(Vec<Listener>, Layers)> {
     let acceptor =
         Acceptor::load(tls.files.clone()).context("cannot use the certificates of [server.tls]")?;
-    let listeners = tls.listen.iter().map(|listen| bind("tls", listen)).collect::<anyhow::Result<_>>()?;
-    Ok((listeners, Layers { tls: Some(acceptor), hsts: tls.hsts.clone() }))
+    let listeners =
+        tls.listen.iter().map(|listen| bind(inherited, "tls", listen)).collect::<anyhow::Result<_>>()?;
+    Ok((listeners, Layers { tls: Some(acceptor), hsts: tls.hsts.clone(), proxies: None }))
 }
 
-fn bind(name: &'static str, listen: &server::settings::Listen) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
-    tracing::info!(listener = name, address = %listener.local_addr(), "listening");
+fn bind(
+    inherited: &mut Inherited,
+    name: &'static str,
+    listen: &server::settings::Listen,
+) -> anyhow::Result<Listener> {
+    let listener = inherited.or_bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(listener = name, address = %listener, "listening");
     Ok(listener)
 }
 

@@ -98,18 +98,6 @@ pub(super) fn public_key(text: &Text<'_>) -> Option<(PathBuf, String)> {
     None
 }
 
-/// Checks that a file is there and can be read.
-pub(super) fn readable(text: &Text<'_>) -> bool {
-    read(text, &text.cx.resolve(&text.value)).is_some()
-}
-
-/// [`readable`], and by nobody else.
-pub(super) fn readable_and_private(text: &Text<'_>) -> bool {
-    let private =
-        is_private(text.cx, &text.cx.resolve(&text.value), Some(&text.at), &what(text), 0o077, "600");
-    readable(text) && private
-}
-
 /// Checks a file or directory that the gateway makes itself if it is missing: what is there must be of the right kind
 /// and nobody else's to read. `at` is `None` where the path is a default.
 pub(super) fn own(cx: &Context<'_>, key: &str, path: &Path, at: Option<&Span>, directory: bool) {

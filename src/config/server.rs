@@ -59,7 +59,8 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
     let trusted_proxies: Vec<IpNet> =
         t.get("trusted_proxies").texts().iter().filter_map(check::network).collect();
     let proxy_protocol = t.get("proxy_protocol");
-    if proxy_protocol.flag(false) {
+    let speak_proxy_protocol = proxy_protocol.flag(false);
+    if speak_proxy_protocol {
         if trusted_proxies.is_empty() {
             let hint = "list the load balancers that may connect in trusted_proxies".to_owned();
             proxy_protocol.cx.fail_absent(
@@ -68,7 +69,6 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
                 hint,
             );
         }
-        proxy_protocol.cx.needs("proxy_protocol", proxy_protocol.at.as_ref(), "proxy_protocol = true");
     }
     let realm = t.get("realm").filled().filter(good_realm);
     let status = t.get("invalid_token_status");
@@ -124,6 +124,7 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
     Read {
         server: Server {
             listen,
+            proxies: speak_proxy_protocol.then(|| trusted_proxies.clone().into()),
             tls,
             workers: if workers == 0 { cores() } else { workers },
             header_read_timeout,
@@ -192,7 +193,6 @@ fn listen_on(text: &Text<'_>) -> Option<Listen> {
         );
         return None;
     }
-    text.cx.needs("unix_listener", Some(&text.at), &format!("listening on {}", text.quoted()));
     Some(Listen::Unix(text.cx.resolve(path)))
 }
 

@@ -1,13 +1,17 @@
 //! `[[upstreams]]`.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::{Authority, Uri};
 
+use super::context::Context;
 use super::reader::{Table, Text, Value};
 use super::suggest::{did_you_mean, quote};
 use super::{check, files};
+use crate::tls::Connect;
+use crate::tls::settings::Client;
 use crate::upstream::settings::{Balance, Health, PassiveHealth, Settings, Target};
 
 const BALANCES: [&str; 5] =
@@ -26,17 +30,14 @@ fn upstream<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Settings {
         t.rename("upstream", &name.value);
         names.add(&name.value, &name.at);
     }
-    let targets = targets(&t.get("targets").required("add targets = [\"http://127.0.0.1:5000\"]"));
+    let addresses = targets(&t.get("targets").required("add targets = [\"http://127.0.0.1:5000\"]"));
     let balance = t.get("balance").text().and_then(|text| balance(&text)).unwrap_or(Balance::TwoChoices);
     let connect_timeout = t.get("connect_timeout").duration(secs(2));
     let response_timeout = t.get("response_timeout").duration_or_unlimited(secs(30));
     let stream_idle_timeout = t.get("stream_idle_timeout").duration_or_unlimited(secs(300));
     let retries = t.get("retries").number_u32(1, 0..=10);
     let max_requests = t.get("max_requests").count_or_unlimited(0);
-    let http2 = t.get("http2");
-    if http2.flag(false) {
-        t.cx.needs("h2_target", http2.key_at(), "http2 = true");
-    }
+    let http2 = t.get("http2").flag(false);
     let mut keepalive = t.get("keepalive").table();
     let keepalive_idle = keepalive.get("idle").duration(secs(60));
     let keepalive_max_idle = keepalive.get("max_idle").count(256, 0..=1_000_000);
@@ -49,7 +50,7 @@ fn upstream<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Settings {
         eject: passive.get("eject").duration(secs(30)),
     };
     passive.finish();
-    tls(&t.get("tls"));
+    let targets = secured(addresses, tls(&t.get("tls")), http2, t.cx);
     t.finish();
     Settings {
         name: name.map_or_else(Box::default, |name| name.boxed()),
@@ -67,7 +68,44 @@ fn upstream<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Settings {
     }
 }
 
-fn targets(value: &Value<'_>) -> Vec<Target> {
+/// A target as written.
+struct Address<'c> {
+    text: Text<'c>,
+    authority: Authority,
+    unix: Option<PathBuf>,
+    https: bool,
+    http2: bool,
+    weight: u32,
+}
+
+/// The targets with what is needed to connect to them. Files are read when there is a target that needs them.
+fn secured(addresses: Vec<Address<'_>>, files: Client, http2: bool, cx: &Context<'_>) -> Vec<Target> {
+    let mut connect: Option<Connect> = None;
+    let mut failed = false;
+    let mut targets = Vec::with_capacity(addresses.len());
+    for Address { text, authority, unix, https, http2: prior_knowledge, weight } in addresses {
+        let http2 = http2 || prior_knowledge;
+        if https && connect.is_none() && !failed {
+            let alpn: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+            match Connect::load(&files, alpn) {
+                Ok(loaded) => connect = Some(loaded),
+                Err(error) => {
+                    failed = true;
+                    let message = format!("target {} cannot be connected to: {error}", text.quoted());
+                    cx.fail(Some(&text.at), message, None);
+                }
+            }
+        }
+        let tls = match https {
+            true => connect.as_ref().and_then(|connect| connect.to(authority.host())),
+            false => None,
+        };
+        targets.push(Target { url: text.boxed(), authority, unix, tls, http2, weight });
+    }
+    targets
+}
+
+fn targets<'c>(value: &Value<'c>) -> Vec<Address<'c>> {
     let items = value.items("strings or tables");
     if value.is_empty_array() {
         value.fail(
@@ -75,7 +113,7 @@ fn targets(value: &Value<'_>) -> Vec<Target> {
             "name one such as \"http://127.0.0.1:5000\"".to_owned(),
         );
     }
-    let mut targets: Vec<Target> = Vec::new();
+    let mut targets: Vec<Address<'_>> = Vec::new();
     let mut seen = HashSet::new();
     for item in items {
         let (text, weight) = match item.raw() {
@@ -94,18 +132,19 @@ fn targets(value: &Value<'_>) -> Vec<Target> {
             }
         };
         let Some(text) = text else { continue };
-        let Some(authority) = target(&text) else { continue };
-        if !seen.insert(authority.as_str().to_owned()) {
+        let Some(address) = target(text, weight) else { continue };
+        let Address { text, authority, unix, .. } = &address;
+        if !seen.insert(unix.as_ref().map_or(authority.to_string(), |path| path.display().to_string())) {
             let hint = "give it more requests with { url = \"…\", weight = 2 }".to_owned();
             text.fail(format!("target {} is listed twice", text.quoted()), hint);
         }
-        targets.push(Target { url: text.boxed(), authority, weight });
+        targets.push(address);
     }
     targets
 }
 
-/// `http://HOST[:PORT]`; the authority always has a port.
-fn target(text: &Text<'_>) -> Option<Authority> {
+/// `http://HOST[:PORT]`, `unix:PATH`; the authority always has a port, unless it is a Unix socket's.
+fn target(text: Text<'_>, weight: u32) -> Option<Address<'_>> {
     let wrong = |hint: String| {
         text.fail(format!("target {} is not an address", text.quoted()), hint);
         None
@@ -115,8 +154,9 @@ fn target(text: &Text<'_>) -> Option<Authority> {
         if path.is_empty() {
             return wrong("write \"unix:/run/backend.sock\"".to_owned());
         }
-        text.cx.needs("unix_target", Some(&text.at), &format!("target {}", text.quoted()));
-        return None;
+        let unix = Some(text.cx.resolve(path));
+        let authority = Authority::from_static("localhost");
+        return Some(Address { authority, unix, https: false, http2: false, weight, text });
     }
     let Some((scheme, rest)) = value.split_once("://") else {
         let plain = !text.is_expanded() && !value.is_empty() && value.parse::<Authority>().is_ok();
@@ -171,12 +211,9 @@ fn target(text: &Text<'_>) -> Option<Authority> {
         None if rest.len() != host.len() => return wrong("ports are from 1 to 65535".to_owned()),
         None => default_port,
     };
-    match scheme {
-        "https" => text.cx.needs("https_target", Some(&text.at), &format!("target {}", text.quoted())),
-        "h2c" => text.cx.needs("h2_target", Some(&text.at), &format!("target {}", text.quoted())),
-        _ => {}
-    }
-    format!("{}:{port}", host.to_ascii_lowercase()).parse().ok()
+    let authority = format!("{}:{port}", host.to_ascii_lowercase()).parse().ok()?;
+    let (https, http2) = (scheme == "https", scheme == "h2c");
+    Some(Address { authority, unix: None, https, http2, weight, text })
 }
 
 fn good_host(host: &str) -> bool {
@@ -246,26 +283,18 @@ fn probe_path(text: &Text<'_>) -> bool {
     good
 }
 
-fn tls(value: &Value<'_>) {
+fn tls(value: &Value<'_>) -> Client {
     let mut t = value.table();
     let keys = ["ca_file", "server_name", "cert_file", "key_file"].map(|key| t.get(key));
     t.finish();
     let [ca, server_name, cert, key] = keys.each_ref().map(Value::text_or_none);
-    if ca.is_some() || server_name.is_some() || cert.is_some() || key.is_some() {
-        value.cx.needs("upstream_tls", value.key_at(), "tls of an upstream");
-    }
-    for file in [&ca, &cert].into_iter().flatten() {
-        files::readable(file);
-    }
-    if let Some(key) = &key {
-        files::readable_and_private(key);
-    }
-    if let Some(name) = &server_name {
-        check::host(name);
-    }
+    let ca = ca.filter(files::authorities).map(|text| text.cx.resolve(&text.value));
+    let server_name = server_name.filter(|name| check::host(name).is_some()).map(|name| name.boxed());
     match (&cert, &key) {
         (Some(cert), None) => cert.cx.fail_absent(Some(&cert.at), "cert_file needs key_file", None),
         (None, Some(key)) => key.cx.fail_absent(Some(&key.at), "key_file needs cert_file", None),
         _ => {}
     }
+    let certificate = files::pair(cert.as_ref(), key.as_ref());
+    Client { ca, server_name, certificate }
 }

@@ -19,4 +19,4 @@ pub use forwarding::Forwarding;
 pub use identity::Identity;
 pub use request::{Outbound, request};
 pub use request_id::RequestId;
-pub use response::{Inbound, response};
+pub use response::{Inbound, response, response_trailers};

@@ -2,7 +2,7 @@
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
-use http::{HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
 use crate::route::settings::Route;
 
@@ -46,9 +46,14 @@ pub fn response(mut parts: Parts, inbound: &Inbound<'_>) -> Parts {
     parts
 }
 
+/// Takes out of a response's trailers what speaks of the upstream's connection.
+pub fn response_trailers(trailers: &mut HeaderMap) {
+    retain(trailers, |name| !hop::is_hop_by_hop(name.as_str()));
+}
+
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, Response};
+    use http::{HeaderName, Response};
 
     use crate::clock::UnixTime;
     use crate::route::fixtures;

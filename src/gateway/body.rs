@@ -1,13 +1,16 @@
 //! Bodies that are counted on their way: the request's against its limit, the response's for the access log.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::setup::Setup;
 use super::story::Ending;
 use crate::answer::{Body, BoxError};
+use crate::forward;
 
 /// A request body grew over its limit: 413.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,48 @@ where
     }
 }
 
+/// A request body whose trailers go on without what they must not say, or not at all.
+pub(super) struct Trailing {
+    inner: Body,
+    /// `None`: there are to be none.
+    setup: Option<Arc<Setup>>,
+}
+
+impl Trailing {
+    pub(super) fn new(inner: Body, setup: Option<Arc<Setup>>) -> Self {
+        Self { inner, setup }
+    }
+}
+
+impl HttpBody for Trailing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+            if let Some(Ok(frame)) = &mut frame
+                && let Some(trailers) = frame.trailers_mut()
+            {
+                let Some(setup) = &self.setup else { continue };
+                setup.forwarding.strip_trailers(trailers);
+            }
+            return Poll::Ready(frame);
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 /// The token of a response was revoked, or has expired, while it was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -91,13 +136,18 @@ impl HttpBody for Told {
             self.inner = Body::empty(); // and with it goes the request at the upstream
             return Poll::Ready(Some(Err(Box::new(CutOff(cause.words())))));
         }
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            forward::response_trailers(trailers);
+        }
         match &frame {
             None => self.ending.complete = true,
             Some(Ok(frame)) => {
                 self.ending.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 // A body of known length is not polled again after its last byte.
-                self.ending.complete = self.inner.is_end_stream();
+                self.ending.complete = frame.is_trailers() || self.inner.is_end_stream();
             }
             Some(Err(_)) => self.ending.complete = false,
         }

@@ -100,7 +100,7 @@ impl Gateway {
 impl Inner {
     async fn answer(
         &self,
-        setup: &Setup,
+        setup: &Arc<Setup>,
         story: &mut Story,
         id: &RequestId,
         peer: Peer,
@@ -131,6 +131,7 @@ impl Inner {
         let outbound = setup.outbound(&head, &found, &permit, id, client.is_some());
         let parts = forward::request(parts, &outbound)?;
         let body = respond::limited(body, &head, found.route);
+        let body = respond::with_trailers(body, &head, setup, outbound.http2);
         let sent = Instant::now();
         let mut exchange =
             setup.upstreams.send(Call::permitted(&permit), Request::from_parts(parts, body)).await?;

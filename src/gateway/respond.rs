@@ -1,8 +1,10 @@
 //! [`Stop`] to a response, and the limits on request bodies.
 
+use std::sync::Arc;
+
 use http::Response;
 
-use super::body::{Limited, TooLarge};
+use super::body::{Limited, TooLarge, Trailing};
 use super::setup::Setup;
 use super::story::Story;
 use crate::access::Refusal;
@@ -83,6 +85,16 @@ pub(super) fn limited(body: Body, head: &Head, route: &Route) -> Body {
         }
         _ => body,
     }
+}
+
+/// Trailers go on only where both sides speak HTTP/2, and then without what they must not say.
+pub(super) fn with_trailers(body: Body, head: &Head, setup: &Arc<Setup>, http2: bool) -> Body {
+    // Over HTTP/1.1 no upstream gets any.
+    if !http2 || !body.streams() {
+        return body;
+    }
+    let setup = (head.version() == http::Version::HTTP_2).then(|| Arc::clone(setup));
+    Body::boxed(Trailing::new(body, setup))
 }
 
 fn too_large(limit: u64) -> Problem {

@@ -140,7 +140,7 @@ impl Setup {
             request_id,
             chunked: head.is_chunked(),
             upgrade,
-            http2: false,
+            http2: self.upstreams.speaks_http2(found.route.upstream),
         }
     }
 

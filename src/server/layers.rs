@@ -1,4 +1,4 @@
-//! What stands between a socket and HTTP: TLS.
+//! What stands between a socket and HTTP: the PROXY protocol, then TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,11 +6,13 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderValue, Response};
+use ipnet::IpNet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{self, Entrant, Handler};
 use super::drain::Phase;
+use super::proxy::{self, Speaker};
 use super::stream::Stream;
 use crate::route::{ClientCertificate, Peer, PeerTls};
 use crate::tls::Acceptor;
@@ -18,6 +20,8 @@ use crate::tls::Acceptor;
 /// What connections of a listener pass through before they speak HTTP. The default is nothing.
 #[derive(Clone, Default)]
 pub struct Layers {
+    /// The PROXY protocol is required, and from these alone. Who may open a Unix socket may speak on it.
+    pub proxies: Option<Arc<[IpNet]>>,
     /// TLS is spoken.
     pub tls: Option<Acceptor>,
     /// `Strict-Transport-Security` of every answer; over TLS alone (RFC 6797 §7.2).
@@ -45,7 +49,32 @@ pub(super) enum Speaks {
 }
 
 /// Takes a connection through all layers and serves it.
-pub(super) async fn enter<S: Stream, H: Handler>(stream: S, peer: Peer, entrant: Entrant<H>) {
+pub(super) async fn enter<S: Stream, H: Handler>(mut stream: S, peer: Peer, entrant: Entrant<H>) {
+    let Some(trusted) = &entrant.site.layers.proxies else { return secure(stream, peer, entrant).await };
+    let told = introduce(&mut stream, peer, trusted);
+    if let Some(peer) = in_time(told, &entrant).await.flatten() {
+        secure(stream, peer, entrant).await;
+    }
+}
+
+/// The peer that a balancer speaks for; `None` when it is none of ours, or does not say.
+async fn introduce<S: Stream>(stream: &mut S, peer: Peer, trusted: &[IpNet]) -> Option<Peer> {
+    let ours = |from: SocketAddr| trusted.iter().any(|network| network.contains(&from.ip().to_canonical()));
+    if !peer.address.is_none_or(ours) {
+        tracing::debug!(from = ?peer.address, "a connection that is not from a trusted proxy");
+        return None;
+    }
+    match proxy::read(stream).await {
+        Ok(Speaker::Itself) => Some(peer),
+        Ok(Speaker::For(address, local)) => Some(Peer { address: Some(address), local: Some(local), ..peer }),
+        Err(error) => {
+            tracing::debug!(from = ?peer.address, %error, "a proxy did not say whom it speaks for");
+            None
+        }
+    }
+}
+
+async fn secure<S: Stream, H: Handler>(stream: S, peer: Peer, entrant: Entrant<H>) {
     let Some(acceptor) = &entrant.site.layers.tls else {
         return connection::serve(stream, Speaks::Either, peer, entrant).await;
     };

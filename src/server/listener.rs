@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Instant;
 
 use super::LiveRules;
@@ -30,34 +32,123 @@ const REST: Duration = Duration::from_millis(50);
 
 /// A bound socket that nobody serves yet.
 #[derive(Debug)]
-pub struct Listener {
-    socket: std::net::TcpListener,
-    local: SocketAddr,
+pub struct Listener(Bound);
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(std::net::TcpListener, SocketAddr),
+    Unix(std::os::unix::net::UnixListener, PathBuf),
 }
 
 impl Listener {
-    /// Binds and listens; from here on clients can connect, and wait. Port 0 takes any free one.
+    /// Binds and listens; from here on clients can connect, and wait. Port 0 takes any free one. A Unix socket that
+    /// nobody listens on any more is replaced; owner and group of the process may connect to it.
     ///
     /// # Errors
-    /// Whatever the system says: the address is taken, not ours, or not allowed. `Unsupported` for a Unix socket.
+    /// Whatever the system says: the address is taken, not ours, or not allowed.
     pub fn bind(listen: &Listen) -> io::Result<Self> {
-        let Listen::Tcp(address) = listen else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are not available yet"));
-        };
-        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+        match listen {
+            Listen::Tcp(address) => Self::bind_tcp(*address),
+            Listen::Unix(path) => Self::bind_unix(path),
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A restart must not wait for connections of the last run in TIME_WAIT.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&(*address).into())?;
+        socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = std::net::TcpListener::from(socket);
         let local = socket.local_addr()?;
-        Ok(Self { socket, local })
+        Ok(Self(Bound::Tcp(socket, local)))
     }
 
-    /// The address it is bound to, with the real port.
-    pub const fn local_addr(&self) -> SocketAddr {
-        self.local
+    fn bind_unix(path: &Path) -> io::Result<Self> {
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+        // Left behind by a process that was killed: nobody answers there.
+        if is_socket
+            && std::os::unix::net::UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        {
+            std::fs::remove_file(path)?;
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        socket.listen(BACKLOG)?;
+        Ok(Self(Bound::Unix(socket.into(), path.to_owned())))
+    }
+
+    /// The address it is bound to, with the real port; `None` for a Unix socket.
+    pub const fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Bound::Tcp(_, local) => Some(*local),
+            Bound::Unix(..) => None,
+        }
+    }
+
+    /// Whether this socket is what `listen` asks for. systemd writes `[::]:80` for a plain `ListenStream=80`.
+    fn fits(&self, listen: &Listen) -> bool {
+        match (&self.0, listen) {
+            (Bound::Tcp(_, local), Listen::Tcp(asked)) => {
+                let everywhere = local.ip().is_unspecified() && asked.ip().is_unspecified();
+                local == asked || everywhere && local.port() == asked.port()
+            }
+            (Bound::Unix(_, path), Listen::Unix(asked)) => path == asked,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Bound::Tcp(_, local) => local.fmt(f),
+            Bound::Unix(_, path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Sockets that whoever started the process has bound for it (socket activation, sd_listen_fds(3)).
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<Listener>);
+
+impl Inherited {
+    /// All that were handed over. To be called once.
+    pub fn take() -> Self {
+        let mut handed = listenfd::ListenFd::from_env();
+        let count = handed.len();
+        let take = |index| {
+            if let Ok(Some(socket)) = handed.take_tcp_listener(index) {
+                socket.set_nonblocking(true).ok()?;
+                let local = socket.local_addr().ok()?;
+                return Some(Listener(Bound::Tcp(socket, local)));
+            }
+            let socket = handed.take_unix_listener(index).ok()??;
+            socket.set_nonblocking(true).ok()?;
+            let path = socket.local_addr().ok()?.as_pathname()?.to_owned();
+            Some(Listener(Bound::Unix(socket, path)))
+        };
+        Self((0..count).filter_map(take).collect())
+    }
+
+    /// The socket for this address, if it was handed over; else it is bound.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn or_bind(&mut self, listen: &Listen) -> io::Result<Listener> {
+        match self.0.iter().position(|listener| listener.fits(listen)) {
+            Some(index) => Ok(self.0.remove(index)),
+            None => Listener::bind(listen),
+        }
+    }
+
+    /// Those that nothing has asked for.
+    pub fn left(&self) -> impl Iterator<Item = &Listener> {
+        self.0.iter()
     }
 }
 
@@ -74,11 +165,15 @@ pub async fn serve<H: Handler>(
     rules: LiveRules,
     drain: Drain,
 ) -> io::Result<()> {
-    let local = listener.local;
-    let socket = TcpListener::from_std(listener.socket)?;
-    tracing::debug!(%local, "accepting connections");
+    tracing::debug!(%listener, "accepting connections");
     let site = Arc::new(Site::new(handler, layers, rules, drain));
-    accept_all(Tcp { socket, local }, site).await;
+    match listener.0 {
+        Bound::Tcp(socket, local) => {
+            let socket = TcpListener::from_std(socket)?;
+            accept_all(Tcp { socket, local }, site).await;
+        }
+        Bound::Unix(socket, _) => accept_all(UnixListener::from_std(socket)?, site).await,
+    }
     Ok(())
 }
 
@@ -108,6 +203,16 @@ impl Accept for Tcp {
             self.local
         };
         Ok((stream, Peer { address: Some(address), local: Some(local), secure: false, tls: None }))
+    }
+}
+
+impl Accept for UnixListener {
+    // One type for everything beside TCP: what comes by a Unix socket does not hang on a call.
+    type Stream = Box<dyn Stream>;
+
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+        let (stream, _) = Self::accept(self).await?;
+        Ok((Box::new(stream), Peer::default()))
     }
 }
 
@@ -218,8 +323,8 @@ mod tests {
     #[tokio::test]
     async fn accepting_goes_on_after_every_kind_of_failure() {
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let local = listener.local_addr();
-        let socket = TcpListener::from_std(listener.socket).unwrap();
+        let Bound::Tcp(socket, local) = listener.0 else { panic!("bound to {listener}") };
+        let socket = TcpListener::from_std(socket).unwrap();
         // EMFILE, ENFILE, ENOMEM, ENOBUFS, ECONNABORTED, EPERM, EPROTO on Linux.
         let errors = [24, 23, 12, 105, 103, 1, 71].map(io::Error::from_raw_os_error).into();
         let drain = Drain::new();
@@ -237,7 +342,7 @@ mod tests {
     #[tokio::test]
     async fn who_connected_before_the_drain_is_still_served() {
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let drain = Drain::new();
         drain.begin();
@@ -248,11 +353,36 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_and_a_unix_socket_are_errors() {
+    fn a_taken_address_is_an_error() {
         let first = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let again = Listener::bind(&Listen::Tcp(first.local_addr())).unwrap_err();
+        let again = Listener::bind(&Listen::Tcp(first.local_addr().unwrap())).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
-        let unix = Listener::bind(&Listen::Unix("x.sock".into())).unwrap_err();
-        assert_eq!(unix.kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn a_unix_socket_is_taken_over_from_the_dead_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let listen = Listen::Unix(dir.path().join("a.sock"));
+        let first = Listener::bind(&listen).unwrap();
+        let mode = std::fs::metadata(dir.path().join("a.sock")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert_eq!(Listener::bind(&listen).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        Listener::bind(&listen).unwrap();
+        std::fs::write(dir.path().join("file"), "mine").unwrap();
+        assert!(Listener::bind(&Listen::Unix(dir.path().join("file"))).is_err());
+        assert_eq!(std::fs::read_to_string(dir.path().join("file")).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_socket_fits_its_address() {
+        let tcp = |text: &str| Listen::Tcp(text.parse().unwrap());
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = |text: &str| Listener(Bound::Tcp(socket.try_clone().unwrap(), text.parse().unwrap()));
+        assert!(bound("127.0.0.1:80").fits(&tcp("127.0.0.1:80")));
+        assert!(bound("[::]:80").fits(&tcp("0.0.0.0:80")));
+        assert!(!bound("[::]:80").fits(&tcp("0.0.0.0:81")));
+        assert!(!bound("[::]:80").fits(&tcp("127.0.0.1:80")));
+        assert!(!bound("[::]:80").fits(&Listen::Unix("80".into())));
     }
 }

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 
 use crate::tls;
 
@@ -32,6 +34,8 @@ impl std::fmt::Display for Listen {
 pub struct Settings {
     /// Clear-text listeners.
     pub listen: Vec<Listen>,
+    /// The PROXY protocol is required from every peer, and all others than these are disconnected.
+    pub proxies: Option<Arc<[IpNet]>>,
     /// Listeners that speak TLS.
     pub tls: Option<Tls>,
     /// Threads of the data plane; never 0 here.

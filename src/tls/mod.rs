@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::crypto::CryptoProvider;
 
 pub use accept::{Acceptor, Reload, TlsError};
-pub use connect::{ClientSetupError, client, server_name};
+pub use connect::{ClientSetupError, Connect};
 pub use pem::{PemFault, authorities, pair};
 
 /// The provider of all cryptography.

@@ -49,7 +49,7 @@ enum By {
 impl Balancer {
     pub(super) fn new(balance: &Balance, targets: &[Target]) -> Self {
         let weights: Box<[u32]> = targets.iter().map(|target| target.weight.max(1)).collect();
-        let names = || targets.iter().map(|target| hash(target.authority.as_str().as_bytes())).collect();
+        let names = || targets.iter().map(|target| hash(target.url.as_bytes())).collect();
         let kind = match balance {
             Balance::RoundRobin if weights.windows(2).all(|pair| pair[0] == pair[1]) => Kind::Turns,
             Balance::RoundRobin => Kind::WeightedTurns(Mutex::new(vec![0; weights.len()].into())),
@@ -211,6 +211,9 @@ mod tests {
             .map(|(index, &weight)| Target {
                 url: format!("http://10.0.0.{index}").into(),
                 authority: format!("10.0.0.{index}:80").parse().unwrap(),
+                unix: None,
+                tls: None,
+                http2: false,
                 weight,
             })
             .collect();

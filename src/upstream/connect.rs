@@ -3,14 +3,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::uri::Authority;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::settings::Target;
+use super::socket::Socket;
+use crate::tls::Connect;
 
 /// RFC 8305 §8, Connection Attempt Delay.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -21,6 +26,8 @@ const ADDRESSES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Connector {
     at: At,
+    tls: Option<Connect>,
+    http2: bool,
     limit: Duration,
 }
 
@@ -28,6 +35,7 @@ pub(super) struct Connector {
 enum At {
     Address(SocketAddr),
     Name { host: Box<str>, port: u16 },
+    Unix(PathBuf),
 }
 
 /// Why there is no connection; nothing was sent.
@@ -42,39 +50,54 @@ pub(super) enum ConnectError {
 }
 
 impl Connector {
-    /// `limit` covers resolving the name as well.
-    pub(super) fn new(authority: &Authority, limit: Duration) -> Self {
+    /// `limit` covers resolving the name and the TLS handshake as well.
+    pub(super) fn new(target: &Target, limit: Duration) -> Self {
+        let authority = &target.authority;
         let host = authority.host();
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         let port = authority.port_u16().unwrap_or(80);
-        let at = match bare.parse::<IpAddr>() {
-            Ok(ip) => At::Address(SocketAddr::new(ip, port)),
-            Err(_) => At::Name { host: bare.into(), port },
+        let at = match (&target.unix, bare.parse::<IpAddr>()) {
+            (Some(path), _) => At::Unix(path.clone()),
+            (None, Ok(ip)) => At::Address(SocketAddr::new(ip, port)),
+            (None, Err(_)) => At::Name { host: bare.into(), port },
         };
-        Self { at, limit }
+        Self { at, tls: target.tls.clone(), http2: target.http2, limit }
+    }
+
+    /// How long connecting may take.
+    pub(super) const fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// A new connection, with Nagle's algorithm off.
     ///
     /// # Errors
     /// [`ConnectError`]; dropping the future abandons the attempt.
-    pub(super) async fn connect(&self) -> Result<TcpStream, ConnectError> {
-        let stream = match timeout(self.limit, self.race()).await {
-            Ok(done) => done.map_err(ConnectError::Failed)?,
-            Err(_) => return Err(ConnectError::Timeout(self.limit)),
-        };
-        stream.set_nodelay(true).map_err(ConnectError::Failed)?;
-        Ok(stream)
+    pub(super) async fn connect(&self) -> Result<Socket, ConnectError> {
+        match timeout(self.limit, self.reach()).await {
+            Ok(done) => done.map_err(ConnectError::Failed),
+            Err(_) => Err(ConnectError::Timeout(self.limit)),
+        }
     }
 
-    async fn race(&self) -> io::Result<TcpStream> {
-        match &self.at {
-            At::Address(address) => TcpStream::connect(*address).await,
+    async fn reach(&self) -> io::Result<Socket> {
+        let stream = match &self.at {
+            At::Unix(path) => return UnixStream::connect(path).await.map(Socket::Unix),
+            At::Address(address) => TcpStream::connect(*address).await?,
             At::Name { host, port } => {
                 let found = tokio::net::lookup_host((&**host, *port)).await?;
-                first_of(interleave(found)).await
+                first_of(interleave(found)).await?
             }
+        };
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return Ok(Socket::Tcp(stream)) };
+        let connector = TlsConnector::from(tls.config());
+        let stream = connector.connect(tls.server_name(), stream).await?;
+        // Without this agreement its answer would be HTTP/1.1, if anything.
+        if self.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::other("the target does not speak HTTP/2 (ALPN)"));
         }
+        Ok(Socket::Tls(Box::new(stream)))
     }
 }
 
@@ -128,15 +151,20 @@ async fn first_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 mod tests {
     use super::*;
 
+    fn target(authority: &str) -> Target {
+        let (url, authority) = (authority.into(), authority.parse().unwrap());
+        Target { url, authority, unix: None, tls: None, http2: false, weight: 1 }
+    }
+
     #[test]
     fn addresses_need_no_resolver() {
         for (text, expected) in
             [("127.0.0.1:80", "127.0.0.1:80"), ("[::1]:8080", "[::1]:8080"), ("10.0.0.1", "10.0.0.1:80")]
         {
-            let connector = Connector::new(&text.parse().unwrap(), Duration::from_secs(1));
+            let connector = Connector::new(&target(text), Duration::from_secs(1));
             assert!(matches!(connector.at, At::Address(at) if at == expected.parse().unwrap()), "{text}");
         }
-        let connector = Connector::new(&"api.internal:81".parse().unwrap(), Duration::from_secs(1));
+        let connector = Connector::new(&target("api.internal:81"), Duration::from_secs(1));
         assert!(matches!(connector.at, At::Name { host, port: 81 } if &*host == "api.internal"));
     }
 

@@ -170,9 +170,7 @@ async fn probe(target: &Target, settings: &settings::Health) -> bool {
     headers.insert(HOST, target.host.clone());
     headers.insert(USER_AGENT, HeaderValue::from_static("portcullis-health"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let Ok(mut wire) = target.open().await else { return false };
-    let answer = wire.send(request, None).await;
-    answer.is_ok_and(|response| response.status().is_success() || response.status().is_redirection())
+    target.probe(request).await.is_some_and(|status| status.is_success() || status.is_redirection())
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::socket::Socket;
 
 /// Informational responses (RFC 9110 §15.2) before one answer; an upstream that sends more is broken.
 const INFORMATIONAL_MAX: u32 = 100;
@@ -110,7 +111,7 @@ impl Drop for Counted {
 /// A connected stream under watch.
 #[derive(Debug)]
 pub(super) struct Io {
-    stream: TcpStream,
+    stream: Socket,
     watch: Arc<Watch>,
     heads: Heads,
     spoke: bool,
@@ -118,7 +119,7 @@ pub(super) struct Io {
 }
 
 impl Io {
-    pub(super) fn new(stream: TcpStream, watch: Arc<Watch>, open: Counted) -> Self {
+    pub(super) fn new(stream: Socket, watch: Arc<Watch>, open: Counted) -> Self {
         Self { stream, watch, heads: Heads::default(), spoke: false, _open: open }
     }
 }

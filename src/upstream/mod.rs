@@ -10,6 +10,7 @@
 //! what frames its body.
 
 mod balance;
+mod channel;
 mod connect;
 mod error;
 mod health;
@@ -19,6 +20,7 @@ mod report;
 mod request;
 mod response;
 pub mod settings;
+mod socket;
 mod target;
 mod upload;
 mod wire;
@@ -170,7 +172,6 @@ impl Upstreams {
         let mut request = request::outgoing(request);
         while let Some(index) = upstream.pick(key, &tried) {
             let target = &upstream.targets[index];
-            request::host(&mut request, &target.host);
             let failed = match target.attempt(request, timeout, &mut retries, &mut slot).await {
                 Ok(exchange) => return Ok(exchange),
                 Err(failed) => failed,
@@ -184,6 +185,13 @@ impl Upstreams {
             last = Some(failed.error);
         }
         Err(last.unwrap_or_else(|| SendError::NoHealthyTarget { upstream: upstream.settings.name.clone() }))
+    }
+
+    /// Whether a request to this upstream may go out over HTTP/2, with trailers.
+    pub fn speaks_http2(&self, upstream: usize) -> bool {
+        self.list
+            .get(upstream)
+            .is_some_and(|upstream| upstream.targets.iter().any(|target| target.channels.is_some()))
     }
 
     /// The state of every upstream and target at this moment.
@@ -252,6 +260,9 @@ impl Drop for Upstream {
         // Responses under way hold their target: what they give back is closed.
         for target in &self.targets {
             target.pool.retire();
+            if let Some(channels) = &target.channels {
+                channels.retire();
+            }
         }
     }
 }
@@ -270,6 +281,9 @@ async fn tidy(targets: Box<[Arc<Target>]>, keep: Duration) {
         ticks.tick().await;
         for target in &targets {
             target.pool.tick();
+            if let Some(channels) = &target.channels {
+                channels.tick();
+            }
         }
     }
 }

@@ -34,14 +34,19 @@ pub(super) fn tick_every(keep: Duration) -> Duration {
     (keep / 8).clamp(TICK_MIN, TICK_MAX)
 }
 
+/// [`tick_every`] of them for `keep`.
+pub(super) fn keep_ticks(keep: Duration) -> u32 {
+    let ticks = keep.as_nanos().div_ceil(tick_every(keep).as_nanos());
+    u32::try_from(ticks).unwrap_or(u32::MAX)
+}
+
 impl Pool {
     /// At most `max_idle` connections, each for `keep`; without either, none are kept.
     pub(super) fn new(keep: Duration, max_idle: usize) -> Self {
-        let ticks = keep.as_nanos().div_ceil(tick_every(keep).as_nanos());
         Self {
             stack: Mutex::default(),
             now: AtomicU32::new(0),
-            keep_ticks: u32::try_from(ticks).unwrap_or(u32::MAX),
+            keep_ticks: keep_ticks(keep),
             max_idle: if keep.is_zero() { 0 } else { max_idle },
         }
     }

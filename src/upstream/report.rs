@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Upstream;
+use super::channel::Channels;
 use super::target::Target;
 
 /// One upstream at a moment.
@@ -83,7 +84,7 @@ fn target(target: &Target) -> TargetReport {
         ejected_for_ms: ejected_for.map(|left: Duration| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         in_flight: counts.in_flight.load(Ordering::Relaxed),
         connections: counts.open.load(Ordering::Relaxed),
-        idle_connections: target.pool.idle(),
+        idle_connections: target.pool.idle() + target.channels.as_ref().map_or(0, Channels::idle),
         requests_total: counts.requests.load(Ordering::Relaxed),
         connects_total: counts.connects.load(Ordering::Relaxed),
         failures_total: counts.failures.load(Ordering::Relaxed),

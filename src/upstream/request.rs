@@ -1,6 +1,7 @@
 //! Requests on their way out: one framing, decided here.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Request, Uri, Version};
 use http_body::Body as _;
 
@@ -40,10 +41,46 @@ pub(super) fn outgoing(request: Request<Body>) -> Request<Outgoing> {
     Request::from_parts(head, Outgoing::new(body))
 }
 
-/// `Host` is required (RFC 9112 §3.2); the target's own where the caller has set none.
-pub(super) fn host(request: &mut Request<Outgoing>, host: &HeaderValue) {
+/// For a target that speaks HTTP/1.1, whatever it was made ready for before. `Host` is required (RFC 9112 §3.2); the
+/// target's own where the caller has set none.
+pub(super) fn to_http1(request: &mut Request<Outgoing>, host: &HeaderValue) {
+    request.body_mut().keep_trailers(false);
+    if request.version() == Version::HTTP_2 {
+        *request.version_mut() = Version::HTTP_11;
+        let authority = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+        if let Some(Ok(authority)) = authority {
+            request.headers_mut().insert(HOST, authority);
+        }
+        let target = request.uri().path_and_query().cloned();
+        *request.uri_mut() = target.map_or_else(Uri::default, Uri::from);
+        let unsaid = !request.headers().contains_key(CONTENT_LENGTH);
+        if unsaid && !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    // Trailers were asked for in the hope of a target that can send them.
+    request.headers_mut().remove(TE);
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, host.clone());
+    }
+}
+
+/// For a target that speaks HTTP/2: scheme and host go into pseudo-fields (RFC 9113 §8.3.1), and frames delimit the
+/// body.
+pub(super) fn to_http2(request: &mut Request<Outgoing>, scheme: &Scheme, host: &HeaderValue) {
+    request.body_mut().keep_trailers(true);
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.remove(TRANSFER_ENCODING);
+    let said = headers.remove(HOST);
+    let mut parts = Parts::default();
+    parts.scheme = Some(scheme.clone());
+    let authority = |host: &HeaderValue| Authority::try_from(host.as_bytes()).ok();
+    parts.authority = said.as_ref().and_then(authority).or_else(|| authority(host));
+    let target = request.uri().path_and_query().cloned();
+    parts.path_and_query = Some(target.unwrap_or(PathAndQuery::from_static("/")));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
 }
 

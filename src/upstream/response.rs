@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::answer::Body;
 
+use super::channel::Place;
 use super::error::{BodyError, Fault};
 use super::target::Ticket;
 use super::upload::Upload;
@@ -60,23 +61,52 @@ pub(super) fn check(response: &mut Response<Incoming>, upgrade: bool) -> Result<
 /// What a response holds until its body has ended: the connection, and its place among those under way.
 #[derive(Debug)]
 pub(super) struct Lease {
-    wire: Wire,
+    held: Held,
     ticket: Ticket,
     slot: Option<Slot>,
     upload: Option<Arc<Upload>>,
     reusable: bool,
 }
 
+/// What a response comes on.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A connection of its own.
+    Wire(Wire),
+    /// One of many streams.
+    Stream { _place: Place },
+}
+
+impl From<Wire> for Held {
+    fn from(wire: Wire) -> Self {
+        Self::Wire(wire)
+    }
+}
+
+impl From<Place> for Held {
+    fn from(place: Place) -> Self {
+        Self::Stream { _place: place }
+    }
+}
+
 impl Lease {
-    pub(super) fn new(wire: Wire, ticket: Ticket, slot: Option<Slot>, upload: Option<Arc<Upload>>) -> Self {
-        Self { wire, ticket, slot, upload, reusable: false }
+    pub(super) fn new(
+        held: impl Into<Held>,
+        ticket: Ticket,
+        slot: Option<Slot>,
+        upload: Option<Arc<Upload>>,
+    ) -> Self {
+        Self { held: held.into(), ticket, slot, upload, reusable: false }
     }
 
     /// The response has ended. The connection goes back to the pool unless its request is still being sent: an
     /// upstream that answers before it has read the body may never read the rest, so that one is closed.
     fn finish(self) {
-        if self.reusable && self.upload.is_none_or(|upload| upload.ended()) {
-            self.ticket.target().pool.put(self.wire);
+        if let Held::Wire(wire) = self.held
+            && self.reusable
+            && self.upload.is_none_or(|upload| upload.ended())
+        {
+            self.ticket.target().pool.put(wire);
         }
     }
 }
@@ -87,7 +117,9 @@ pub(super) fn switch(
     lease: Lease,
     idle: Option<Duration>,
 ) -> (Response<Body>, Tunnel) {
-    lease.wire.detach();
+    if let Held::Wire(wire) = lease.held {
+        wire.detach();
+    }
     (response.map(|_| Body::empty()), Tunnel { idle, _ticket: lease.ticket, _slot: lease.slot })
 }
 

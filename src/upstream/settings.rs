@@ -1,8 +1,11 @@
 //! `[[upstreams]]` as used.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::Authority;
+
+use crate::tls::Connect;
 
 /// `[[upstreams]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +67,14 @@ pub struct PassiveHealth {
 pub struct Target {
     /// As configured, for messages and metrics.
     pub url: Box<str>,
-    /// `host:port`, port always given.
+    /// `host:port`, port always given; `localhost` for a Unix socket.
     pub authority: Authority,
+    /// It is a Unix socket.
+    pub unix: Option<PathBuf>,
+    /// TLS is spoken to it.
+    pub tls: Option<Connect>,
+    /// HTTP/2 is spoken to it: as ALPN agrees over TLS, else by prior knowledge.
+    pub http2: bool,
     /// At least 1.
     pub weight: u32,
 }

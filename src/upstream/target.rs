@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{HeaderValue, UPGRADE};
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::answer::Body;
 
+use super::channel::{self, Channels};
 use super::connect::{ConnectError, Connector};
 use super::error::{Fault, SendError};
 use super::health::Health;
 use super::pool::Pool;
+use super::request;
 use super::response::{self, Lease};
 use super::settings::{self, Settings};
 use super::upload::Outgoing;
@@ -29,7 +32,10 @@ pub(super) struct Target {
     pub(super) host: HeaderValue,
     pub(super) health: Health,
     pub(super) pool: Pool,
+    /// In place of the pool, where HTTP/2 is spoken.
+    pub(super) channels: Option<Channels>,
     pub(super) counts: Counts,
+    scheme: Scheme,
     connector: Connector,
     stream_idle_timeout: Option<Duration>,
 }
@@ -69,15 +75,26 @@ impl Target {
             host: host.expect("an authority is visible ASCII"),
             health: Health::new(passive, settings.health.is_some(), before.map(|before| &before.health)),
             pool: Pool::new(settings.keepalive_idle, settings.keepalive_max_idle),
+            channels: target.http2.then(|| Channels::new(settings.keepalive_idle)),
+            scheme: if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
             counts: Counts::default(),
-            connector: Connector::new(&target.authority, settings.connect_timeout),
+            connector: Connector::new(target, settings.connect_timeout),
             stream_idle_timeout: settings.stream_idle_timeout,
         }
     }
 
-    /// A new connection.
-    pub(super) async fn open(&self) -> Result<Wire, ConnectError> {
-        Wire::open(&self.connector, &self.counts.open).await
+    /// The status of the answer to one request on a connection of its own; `None` without one.
+    pub(super) async fn probe(&self, mut request: Request<Outgoing>) -> Option<StatusCode> {
+        let open = &self.counts.open;
+        let answer = if self.channels.is_some() {
+            request::to_http2(&mut request, &self.scheme, &self.host);
+            let place = Channels::alone(&self.connector, open).await.ok()?;
+            place.send(request, None).await
+        } else {
+            let mut wire = Wire::open(&self.connector, open).await.ok()?;
+            wire.send(request, None).await
+        };
+        Some(answer.ok()?.status())
     }
 
     /// One attempt: an idle connection if there is one, else a new one. A request that an idle connection did
@@ -92,6 +109,11 @@ impl Target {
     ) -> Result<Exchange, Failed> {
         let ticket = Ticket::new(self);
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(channels) = &self.channels {
+            request::to_http2(&mut request, &self.scheme, &self.host);
+            return self.attempt_http2(channels, request, timeout, retries, slot, ticket).await;
+        }
+        request::to_http1(&mut request, &self.host);
         let upload = request.body().upload().cloned();
         let upgrade = request.headers().contains_key(UPGRADE);
         let mut idle = self.pool.take();
@@ -124,6 +146,60 @@ impl Target {
         }
     }
 
+    /// The same over a connection that others share.
+    async fn attempt_http2(
+        self: &Arc<Self>,
+        channels: &Channels,
+        mut request: Request<Outgoing>,
+        timeout: Option<Duration>,
+        retries: &mut u32,
+        slot: &mut Option<Slot>,
+        ticket: Ticket,
+    ) -> Result<Exchange, Failed> {
+        let upload = request.body().upload().cloned();
+        let mut idle = channels.take();
+        loop {
+            let (place, connect) = match idle.take() {
+                Some(place) => (place, None),
+                None => match self.open_channel(channels).await {
+                    Ok((place, took)) => {
+                        let took = (!place.reused).then_some(took);
+                        (place, took)
+                    }
+                    Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
+                },
+            };
+            let reused = place.reused;
+            let lost = match place.send(request, timeout).await {
+                Ok(response) => {
+                    let lease = Lease::new(place, ticket, slot.take(), upload);
+                    let served = Served { target: Arc::clone(&self.name), reused, connect };
+                    let (response, tunnel) = self.admit(response, lease, false).await?;
+                    return Ok(Exchange { response, served, tunnel });
+                }
+                Err(lost) => lost,
+            };
+            drop(place);
+            match lost {
+                Lost::Unsent(again, _) if reused => request = *again,
+                Lost::Silent(Some(again), _) if reused && *retries > 0 => {
+                    *retries -= 1;
+                    request = *again;
+                }
+                lost => return Err(self.lost(lost, reused, false)),
+            }
+        }
+    }
+
+    async fn open_channel(&self, channels: &Channels) -> Result<(channel::Place, Duration), SendError> {
+        let started = Instant::now();
+        self.counts.connects.fetch_add(1, Ordering::Relaxed);
+        match channels.open(&self.connector, &self.counts.open).await {
+            Ok(place) => Ok((place, started.elapsed())),
+            Err(error) => Err(self.unconnected(error)),
+        }
+    }
+
     async fn admit(
         self: &Arc<Self>,
         mut response: Response<Incoming>,
@@ -144,16 +220,18 @@ impl Target {
     async fn connect(&self) -> Result<(Wire, Duration), SendError> {
         let started = Instant::now();
         self.counts.connects.fetch_add(1, Ordering::Relaxed);
-        let target = Arc::clone(&self.name);
-        match self.open().await {
+        match Wire::open(&self.connector, &self.counts.open).await {
             Ok(wire) => Ok((wire, started.elapsed())),
-            Err(error) => {
-                self.note_failure();
-                Err(match error {
-                    ConnectError::Timeout(limit) => SendError::ConnectTimeout { target, limit },
-                    ConnectError::Failed(source) => SendError::Unreachable { target, source: source.into() },
-                })
-            }
+            Err(error) => Err(self.unconnected(error)),
+        }
+    }
+
+    fn unconnected(&self, error: ConnectError) -> SendError {
+        self.note_failure();
+        let target = Arc::clone(&self.name);
+        match error {
+            ConnectError::Timeout(limit) => SendError::ConnectTimeout { target, limit },
+            ConnectError::Failed(source) => SendError::Unreachable { target, source: source.into() },
         }
     }
 

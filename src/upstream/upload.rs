@@ -63,13 +63,14 @@ impl Upload {
     }
 }
 
-/// The body type of every upstream connection. Trailers are dropped: HTTP/1.1 carries them only where both
-/// sides have agreed to (RFC 9110 §6.5.1), and the contract keeps them for HTTP/2.
+/// The body type of every upstream connection. Trailers are dropped over HTTP/1.1, which carries them only where both
+/// sides have agreed to (RFC 9110 §6.5.1).
 #[derive(Debug)]
 pub(super) struct Outgoing {
     body: Body,
     /// Absent for a body that is empty from the start, so that a plain GET allocates nothing here.
     upload: Option<Arc<Upload>>,
+    trailers: bool,
 }
 
 /// Ends the connection; the error itself is in [`Upload`].
@@ -80,12 +81,17 @@ pub(super) struct UploadFailed;
 impl Outgoing {
     pub(super) fn new(body: Body) -> Self {
         let upload = (!body.is_end_stream()).then(|| Arc::new(Upload::new()));
-        Self { body, upload }
+        Self { body, upload, trailers: false }
     }
 
     /// A body without bytes.
     pub(super) const fn empty() -> Self {
-        Self { body: Body::empty(), upload: None }
+        Self { body: Body::empty(), upload: None, trailers: false }
+    }
+
+    /// Whether trailers go on to the target.
+    pub(super) const fn keep_trailers(&mut self, keep: bool) {
+        self.trailers = keep;
     }
 
     /// Its progress; `None` when there is nothing to send.
@@ -110,10 +116,10 @@ impl HttpBody for Outgoing {
                 upload.awaiting_client.store(true, Ordering::Release);
             }
             match ready!(polled) {
-                Some(Ok(frame)) if frame.is_trailers() => {}
+                Some(Ok(frame)) if frame.is_trailers() && !this.trailers => {}
                 Some(Ok(frame)) => {
                     upload.moved();
-                    if this.body.is_end_stream() {
+                    if frame.is_trailers() || this.body.is_end_stream() {
                         upload.ended.store(true, Ordering::Release);
                     }
                     return Poll::Ready(Some(Ok(frame)));

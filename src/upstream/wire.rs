@@ -16,10 +16,10 @@ use crate::answer::BoxError;
 use super::connect::{ConnectError, Connector};
 use super::error::Fault;
 use super::io::{Counted, Io, Watch};
-use super::upload::Outgoing;
+use super::upload::{Outgoing, Upload};
 
 /// A response head, status line included, and each block of trailers.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// What a connection buffers in each direction before it waits.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// As good as never; where adding a limit to a time overflows.
@@ -86,25 +86,9 @@ impl Wire {
         let replayable = upload.is_none() && request.method().is_idempotent();
         self.watch.begin(replayable);
         let answer = self.sender.try_send_request(request);
-        let done = if let Some(limit) = limit {
-            let deadline = sleep(limit);
-            tokio::pin!(answer, deadline);
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut answer => break done,
-                    () = &mut deadline => {
-                        let now = Instant::now();
-                        let silent_since = upload.as_ref().map(|upload| upload.silent_since(now));
-                        match silent_since.map(|since| later(since, limit)) {
-                            Some(next) if next > now => deadline.as_mut().reset(next),
-                            _ => return Err(Lost::Timeout(limit)),
-                        }
-                    }
-                }
-            }
-        } else {
-            answer.await
+        let done = match within(answer, upload.as_deref(), limit).await {
+            Ok(done) => done,
+            Err(limit) => return Err(Lost::Timeout(limit)),
         };
         let mut error = match done {
             Ok(response) => return Ok(response),
@@ -170,6 +154,35 @@ impl Drop for Wire {
     fn drop(&mut self) {
         if let Some(driver) = &self.driver {
             driver.abort();
+        }
+    }
+}
+
+/// Waits for the head of an answer. `limit` counts from when the last byte of the request was taken, and not while we
+/// wait for the client to send its body.
+///
+/// # Errors
+/// `limit`, when it is over.
+pub(super) async fn within<F: Future>(
+    answer: F,
+    upload: Option<&Upload>,
+    limit: Option<Duration>,
+) -> Result<F::Output, Duration> {
+    let Some(limit) = limit else { return Ok(answer.await) };
+    let deadline = sleep(limit);
+    tokio::pin!(answer, deadline);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut answer => return Ok(done),
+            () = &mut deadline => {
+                let now = Instant::now();
+                let silent_since = upload.map(|upload| upload.silent_since(now));
+                match silent_since.map(|since| later(since, limit)) {
+                    Some(next) if next > now => deadline.as_mut().reset(next),
+                    _ => return Err(limit),
+                }
+            }
         }
     }
 }

@@ -156,7 +156,7 @@ impl Server {
         });
         let (drain, rules) = (Drain::new(), rules.live());
         let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let address = listener.local_addr();
+        let address = listener.local_addr().unwrap();
         runtime.spawn(serve(
             listener,
             Layers::default(),

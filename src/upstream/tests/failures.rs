@@ -93,6 +93,9 @@ async fn a_name_that_does_not_resolve_is_unreachable() {
     settings.targets = vec![Target {
         url: "http://nowhere.invalid".into(),
         authority: "nowhere.invalid:80".parse().unwrap(),
+        unix: None,
+        tls: None,
+        http2: false,
         weight: 1,
     }];
     assert_eq!(code(&start(settings), get()).await, Code::UpstreamUnreachable);

@@ -126,6 +126,9 @@ fn settings(addresses: &[SocketAddr]) -> Settings {
             .map(|address| Target {
                 url: format!("http://{address}").into(),
                 authority: address.to_string().parse().unwrap(),
+                unix: None,
+                tls: None,
+                http2: false,
                 weight: 1,
             })
             .collect(),

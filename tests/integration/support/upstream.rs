@@ -1,6 +1,6 @@
 //! Scripted upstreams: real sockets, a thread per connection, and a record of everything that reached them.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -218,6 +218,15 @@ pub(crate) fn take(stream: &mut TcpStream, buffer: &mut Vec<u8>, count: usize) -
         more(stream, buffer)?;
     }
     Some(buffer.drain(..count).collect())
+}
+
+/// The next request head of a connection of another kind, as it came.
+pub(crate) fn receive_head_of(stream: &mut impl Read) -> String {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
 }
 
 fn take_line(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {

@@ -1,0 +1,259 @@
+//! Connections to a target that speaks HTTP/2: each carries many requests.
+//!
+//! A channel takes no more requests at once than the target allows (SETTINGS_MAX_CONCURRENT_STREAMS): the library would
+//! queue them, and one that waits there holds up all behind it. When all channels are full, another is opened.
+
+use std::error::Error as _;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::task::JoinHandle;
+
+use super::connect::{ConnectError, Connector};
+use super::error::Fault;
+use super::io::Counted;
+use super::pool;
+use super::upload::Outgoing;
+use super::wire::{HEAD_BYTES_MAX, Lost, within};
+
+/// What one response may have under way before it is read.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// And all of a connection.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// A connection on which requests wait and nothing comes is asked whether it lives, and given up if it does not say so.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_WITHIN: Duration = Duration::from_secs(20);
+/// Whatever a target allows, so that not everything hangs on one connection.
+const STREAMS_MAX: usize = 1024;
+
+/// All connections to one target.
+#[derive(Debug)]
+pub(super) struct Channels {
+    list: Mutex<List>,
+    /// One is opened at a time: those who wait share it.
+    opening: tokio::sync::Mutex<()>,
+    now: AtomicU32,
+    keep_ticks: u32,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    channels: Vec<Arc<Channel>>,
+    retired: bool,
+}
+
+/// One connection. Dropping the last reference closes it.
+#[derive(Debug)]
+struct Channel {
+    sender: SendRequest<Outgoing>,
+    streams: AtomicUsize,
+    /// As the target last said.
+    streams_max: Arc<AtomicUsize>,
+    used_at: AtomicU32,
+    driver: JoinHandle<()>,
+}
+
+/// A place on a channel for one request; keeps the channel open.
+#[derive(Debug)]
+pub(super) struct Place {
+    channel: Arc<Channel>,
+    /// It had carried requests before.
+    pub(super) reused: bool,
+}
+
+impl Channels {
+    /// Each is closed after it has been idle for `keep`.
+    pub(super) fn new(keep: Duration) -> Self {
+        Self {
+            list: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            now: AtomicU32::new(0),
+            keep_ticks: pool::keep_ticks(keep),
+        }
+    }
+
+    /// A place on a connection that is open.
+    pub(super) fn take(&self) -> Option<Place> {
+        let mut list = self.list();
+        list.channels.retain(|channel| !channel.sender.is_closed());
+        list.channels.iter().find_map(|channel| channel.place(true))
+    }
+
+    /// A place on a new connection, or on one that somebody else has just opened; the time that connecting took
+    /// where it was this one.
+    pub(super) async fn open(
+        &self,
+        connector: &Connector,
+        open: &Arc<AtomicUsize>,
+    ) -> Result<Place, ConnectError> {
+        let limit = connector.limit();
+        let turn = tokio::time::timeout(limit, self.opening.lock()).await;
+        let _turn = turn.map_err(|_| ConnectError::Timeout(limit))?;
+        if let Some(place) = self.take() {
+            return Ok(place);
+        }
+        let channel = Channel::open(connector, open).await?;
+        channel.used_at.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        let place = Place { channel: Arc::clone(&channel), reused: false };
+        channel.streams.fetch_add(1, Ordering::AcqRel);
+        let mut list = self.list();
+        if !list.retired && self.keep_ticks > 0 {
+            list.channels.push(channel);
+        }
+        Ok(place)
+    }
+
+    /// A connection for one request alone.
+    pub(super) async fn alone(connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Place, ConnectError> {
+        let channel = Channel::open(connector, open).await?;
+        channel.streams.fetch_add(1, Ordering::AcqRel);
+        Ok(Place { channel, reused: false })
+    }
+
+    /// One tick later: lets go of what has been idle for too long, and of what the other side closed.
+    pub(super) fn tick(&self) {
+        let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.list().channels.retain(|channel| {
+            if channel.streams.load(Ordering::Acquire) > 0 {
+                channel.used_at.store(now, Ordering::Relaxed);
+            }
+            let idle = now.wrapping_sub(channel.used_at.load(Ordering::Relaxed));
+            !channel.sender.is_closed() && idle <= self.keep_ticks
+        });
+    }
+
+    /// Connections without a request.
+    pub(super) fn idle(&self) -> usize {
+        let idle = |channel: &&Arc<Channel>| channel.streams.load(Ordering::Acquire) == 0;
+        self.list().channels.iter().filter(idle).count()
+    }
+
+    /// Lets go of all connections; each closes when its last request is over.
+    pub(super) fn retire(&self) {
+        let mut list = self.list();
+        list.retired = true;
+        list.channels.clear();
+    }
+
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Channel {
+    async fn open(connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Arc<Self>, ConnectError> {
+        let socket = connector.connect().await?;
+        let open = Counted::new(open);
+        let handshake = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN)
+            .handshake(TokioIo::new(socket))
+            .await;
+        let (sender, mut connection) =
+            handshake.map_err(|error| ConnectError::Failed(std::io::Error::other(error)))?;
+        let streams_max = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+        let said = Arc::clone(&streams_max);
+        let driver = tokio::spawn(async move {
+            let _open = open;
+            // What ends a connection is told to the requests that wait on it; of an idle one nobody needs to know.
+            let _ = std::future::poll_fn(|cx| {
+                let done = Future::poll(std::pin::Pin::new(&mut connection), cx);
+                said.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                done
+            })
+            .await;
+        });
+        let (streams, used_at) = (AtomicUsize::new(0), AtomicU32::new(0));
+        Ok(Arc::new(Self { sender, streams, streams_max, used_at, driver }))
+    }
+
+    fn place(self: &Arc<Self>, reused: bool) -> Option<Place> {
+        let max = self.streams_max.load(Ordering::Relaxed).min(STREAMS_MAX);
+        let more = |streams| (streams < max).then_some(streams + 1);
+        self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Place { channel: Arc::clone(self), reused })
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.channel.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Place {
+    /// As [`super::wire::Wire::send`]; the connection is of use after an error, too. Dropping the future, or the
+    /// response's body, resets the stream.
+    pub(super) async fn send(
+        &self,
+        request: Request<Outgoing>,
+        limit: Option<Duration>,
+    ) -> Result<Response<Incoming>, Lost> {
+        let upload = request.body().upload().cloned();
+        let again = upload.is_none().then(|| copy(&request));
+        let idempotent = request.method().is_idempotent();
+        let answer = self.channel.sender.clone().try_send_request(request);
+        let mut error = match within(answer, upload.as_deref(), limit).await {
+            Err(limit) => return Err(Lost::Timeout(limit)),
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => error,
+        };
+        if let Some(request) = error.take_message() {
+            return Err(Lost::Unsent(Box::new(request), error.into_error()));
+        }
+        let error = error.into_error();
+        if let Some(cause) = upload.and_then(|upload| upload.take_error()) {
+            return Err(Lost::Body(cause));
+        }
+        Err(match (why(&error), again) {
+            (Why::Untouched, Some(again)) => Lost::Unsent(again, error),
+            (Why::NotHttp2, _) => Lost::Fault(Fault::Parse(error)),
+            (_, again) => Lost::Silent(again.filter(|_| idempotent), error),
+        })
+    }
+}
+
+enum Why {
+    /// The target says that it has not looked at the request (RFC 9113 §8.7).
+    Untouched,
+    /// What came is not HTTP/2, or breaks its rules.
+    NotHttp2,
+    Broken,
+}
+
+fn why(error: &hyper::Error) -> Why {
+    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match cause {
+        Some(error) if error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+            Why::Untouched
+        }
+        Some(error) if error.is_go_away() && error.is_remote() => Why::Untouched,
+        Some(error) if error.is_library() => Why::NotHttp2,
+        _ => Why::Broken,
+    }
+}
+
+/// A request without a body once more.
+fn copy(request: &Request<Outgoing>) -> Box<Request<Outgoing>> {
+    let mut again = Request::new(Outgoing::empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    Box::new(again)
+}
