@@ -115,7 +115,7 @@ fn the_tutorials_checks(prefix: &str, bodies: Bodies) {
 }
 
 #[test]
-fn the_tutorials_checks_hold_with_json_under_auth() {
+pub(crate) fn the_tutorials_checks_hold_with_json_under_auth() {
     the_tutorials_checks("/auth", Bodies::Json);
 }
 
@@ -180,7 +180,7 @@ fn the_tutorials_password_rule_can_be_configured() {
 }
 
 #[test]
-fn of_many_sign_ups_with_one_email_one_wins() {
+pub(crate) fn of_many_sign_ups_with_one_email_one_wins() {
     let gateway = setup().start();
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     let mut answers: Vec<Answer> = std::thread::scope(|scope| {
@@ -205,7 +205,7 @@ fn sign_up_can_be_closed() {
 }
 
 #[test]
-fn extra_sign_up_fields_are_kept_and_returned_when_configured() {
+pub(crate) fn extra_sign_up_fields_are_kept_and_returned_when_configured() {
     let gateway = setup().auth(r#"user_fields = ["firstname", "lastname"]"#).start();
     let body = json!({ "email": "ada@example.com", "password": PASSWORD, "firstname": "Ada", "lastname": "Lovelace" });
     let answer = gateway.post("/auth/signup").json(&body).send().expect(201);
@@ -290,7 +290,7 @@ fn every_algorithm_signs_tokens_that_pass() {
 // --- me, tokens, sessions ----------------------------------------------------------------------------------------
 
 #[test]
-fn me_is_the_user_of_the_token() {
+pub(crate) fn me_is_the_user_of_the_token() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let answer = gateway.get("/auth/me").bearer(&ada.access).send().expect(200);
@@ -301,7 +301,7 @@ fn me_is_the_user_of_the_token() {
 }
 
 #[test]
-fn the_callers_tokens_are_listed_newest_first_and_page_by_page() {
+pub(crate) fn the_callers_tokens_are_listed_newest_first_and_page_by_page() {
     let gateway = setup().start();
     let first = Account::sign_up(&gateway, "ada@example.com");
     Account::sign_up(&gateway, "grace@example.com");
@@ -372,7 +372,7 @@ fn the_singular_path_is_served_too() {
 }
 
 #[test]
-fn only_what_its_owner_revoked_this_way_can_be_restored() {
+pub(crate) fn only_what_its_owner_revoked_this_way_can_be_restored() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let grace = Account::sign_up(&gateway, "grace@example.com");
@@ -425,7 +425,7 @@ fn pruning_is_for_the_admin_scope() {
 }
 
 #[test]
-fn a_session_can_be_ended_from_another() {
+pub(crate) fn a_session_can_be_ended_from_another() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let grace = Account::sign_up(&gateway, "grace@example.com");
@@ -445,7 +445,7 @@ fn a_session_can_be_ended_from_another() {
 }
 
 #[test]
-fn the_oldest_session_goes_when_there_are_too_many() {
+pub(crate) fn the_oldest_session_goes_when_there_are_too_many() {
     let gateway = setup().auth("max_sessions_per_user = 2").start();
     let first = Account::sign_up(&gateway, "ada@example.com");
     let second = Account::sign_in(&gateway, "ada@example.com");
@@ -458,7 +458,7 @@ fn the_oldest_session_goes_when_there_are_too_many() {
 // --- log-out -----------------------------------------------------------------------------------------------------
 
 #[test]
-fn logging_out_ends_the_session_with_all_its_tokens_and_nothing_else() {
+pub(crate) fn logging_out_ends_the_session_with_all_its_tokens_and_nothing_else() {
     let gateway = setup().start();
     let keep = Account::sign_up(&gateway, "ada@example.com");
     for (method, by_refresh) in [("POST", false), ("POST", true), ("DELETE", false), ("DELETE", true)] {
@@ -495,7 +495,7 @@ fn an_expired_token_still_logs_its_session_out() {
 }
 
 #[test]
-fn logging_out_everywhere_refuses_every_login_before_and_none_after() {
+pub(crate) fn logging_out_everywhere_refuses_every_login_before_and_none_after() {
     let gateway = setup().start();
     let first = Account::sign_up(&gateway, "ada@example.com");
     let second = Account::sign_in(&gateway, "ada@example.com");
@@ -522,7 +522,7 @@ fn renewed(answer: &Answer) -> (String, String) {
 }
 
 #[test]
-fn a_repeated_refresh_inside_the_grace_gives_the_same_successor() {
+pub(crate) fn a_repeated_refresh_inside_the_grace_gives_the_same_successor() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let (first_access, first) = renewed(&ada.refreshed(&gateway).expect(200));
@@ -538,7 +538,7 @@ fn a_repeated_refresh_inside_the_grace_gives_the_same_successor() {
 }
 
 #[test]
-fn reuse_after_the_successor_was_used_ends_the_session() {
+pub(crate) fn reuse_after_the_successor_was_used_ends_the_session() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let keep = Account::sign_in(&gateway, "ada@example.com");
@@ -552,7 +552,7 @@ fn reuse_after_the_successor_was_used_ends_the_session() {
 }
 
 #[test]
-fn reuse_can_end_all_sessions_or_only_be_logged() {
+pub(crate) fn reuse_can_end_all_sessions_or_only_be_logged() {
     for (on_reuse, session_lives, neighbour_lives) in [("revoke_subject", false, false), ("log", true, true)]
     {
         let gateway = setup().auth(&format!("on_reuse = \"{on_reuse}\"\nreuse_grace = \"0s\"")).start();
@@ -567,7 +567,7 @@ fn reuse_can_end_all_sessions_or_only_be_logged() {
 }
 
 #[test]
-fn without_rotation_a_refresh_token_stays_good_and_is_not_sent_again() {
+pub(crate) fn without_rotation_a_refresh_token_stays_good_and_is_not_sent_again() {
     let gateway = setup().auth("rotate_refresh = false").start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     for _ in 0..3 {
@@ -578,7 +578,7 @@ fn without_rotation_a_refresh_token_stays_good_and_is_not_sent_again() {
 }
 
 #[test]
-fn concurrent_refreshes_of_one_token_never_make_siblings() {
+pub(crate) fn concurrent_refreshes_of_one_token_never_make_siblings() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let successors: Vec<String> = std::thread::scope(|scope| {
@@ -592,7 +592,7 @@ fn concurrent_refreshes_of_one_token_never_make_siblings() {
 }
 
 #[test]
-fn a_retired_refresh_token_does_not_open_a_proxied_route_for_refresh_tokens() {
+pub(crate) fn a_retired_refresh_token_does_not_open_a_proxied_route_for_refresh_tokens() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let renew = |token: &str| gateway.post("/api/renew").bearer(token).send().status;
@@ -605,7 +605,7 @@ fn a_retired_refresh_token_does_not_open_a_proxied_route_for_refresh_tokens() {
 // --- the standard endpoints at the root --------------------------------------------------------------------------
 
 #[test]
-fn whoever_holds_a_token_may_revoke_it() {
+pub(crate) fn whoever_holds_a_token_may_revoke_it() {
     let gateway = setup().start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
     let revoke = |token: &str| gateway.post("/oauth2/revoke").form(&[("token", token)]).send();

@@ -1,5 +1,6 @@
 //! The real program, started on a generated `gateway.toml` in a directory of its own, on ports that it picks.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
@@ -23,6 +24,22 @@ const REACHING: &str = "reaching.toml";
 /// Both mounts that the tutorial's clients know.
 const PREFIXES: &str = r#"prefixes = ["/auth", "/api/v1/auth"]"#;
 
+thread_local! {
+    static EACH_START: RefCell<Option<EachStart>> = const { RefCell::new(None) };
+}
+
+/// The store of the next configurations that this thread makes, and what is done before each.
+struct EachStart {
+    url: String,
+    before: Box<dyn Fn()>,
+}
+
+/// From now on, every configuration made on this thread has the store `url`, and `before` is run when it is begun: for
+/// a story that is told on another store than the default one.
+pub(crate) fn each_start_on(url: &str, before: impl Fn() + 'static) {
+    EACH_START.set(Some(EachStart { url: url.to_owned(), before: Box::new(before) }));
+}
+
 /// A configuration in the making, and the directory it will stand in.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -36,11 +53,17 @@ pub(crate) struct Setup {
 impl Setup {
     /// Auth endpoints under both prefixes; neither upstream nor route yet.
     pub(crate) fn new() -> Self {
+        let sections = EACH_START.with_borrow(|each| {
+            each.as_ref().map_or_else(String::new, |each| {
+                (each.before)();
+                format!("[store]\nurl = \"{}\"\n", each.url)
+            })
+        });
         Self {
             dir: tempfile::Builder::new().prefix("portcullis-").tempdir().unwrap(),
             server: String::new(),
             auth: format!("{PREFIXES}\n"),
-            sections: String::new(),
+            sections,
             environment: Vec::new(),
         }
     }

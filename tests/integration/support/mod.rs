@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod jwt;
 pub(crate) mod node;
 pub(crate) mod pki;
+pub(crate) mod postgres;
 pub(crate) mod provider;
 pub(crate) mod python;
 pub(crate) mod upstream;
