@@ -446,7 +446,8 @@ fn no_stream_outlives_a_revocation_of_the_same_moment() {
         for connection in &mut opened {
             // 401, or a response that is cut; one that stays open runs into the deadline and panics.
             let text = |c: &Connection| String::from_utf8_lossy(c.rest()).into_owned();
-            connection.read_until("a head", |bytes| bytes.windows(4).any(|window| window == b"\r\n\r\n"));
+            // A head that is cut at once may not come through: a reset takes with it what was not read yet.
+            let _ = connection.came(|bytes| bytes.windows(4).any(|window| window == b"\r\n\r\n"));
             if text(connection).starts_with("HTTP/1.1 401") {
                 connection.answer("GET").expect_problem(401, "token_revoked");
             } else {

@@ -100,9 +100,17 @@ impl Connection {
 
     /// Reads until `done` says of everything read and not yet consumed that it is enough.
     pub(crate) fn read_until(&mut self, what: &str, done: impl Fn(&[u8]) -> bool) {
+        assert!(self.came(done), "no more bytes while waiting for {what}");
+    }
+
+    /// The same; false when the connection ends or the deadline passes before it is enough.
+    pub(crate) fn came(&mut self, done: impl Fn(&[u8]) -> bool) -> bool {
         while !done(&self.buffer) {
-            assert!(self.read_more().unwrap_or(false), "no more bytes while waiting for {what}");
+            if !self.read_more().unwrap_or(false) {
+                return false;
+            }
         }
+        true
     }
 
     /// Whether the peer ends the connection before the deadline; bytes that come before are kept.
