@@ -60,15 +60,13 @@ pub(super) fn read(table: &mut Table<'_>) -> Read {
         t.get("trusted_proxies").texts().iter().filter_map(check::network).collect();
     let proxy_protocol = t.get("proxy_protocol");
     let speak_proxy_protocol = proxy_protocol.flag(false);
-    if speak_proxy_protocol {
-        if trusted_proxies.is_empty() {
-            let hint = "list the load balancers that may connect in trusted_proxies".to_owned();
-            proxy_protocol.cx.fail_absent(
-                proxy_protocol.at.as_ref(),
-                "proxy_protocol = true needs trusted_proxies",
-                hint,
-            );
-        }
+    if speak_proxy_protocol && trusted_proxies.is_empty() {
+        let hint = "list the load balancers that may connect in trusted_proxies".to_owned();
+        proxy_protocol.cx.fail_absent(
+            proxy_protocol.at.as_ref(),
+            "proxy_protocol = true needs trusted_proxies",
+            hint,
+        );
     }
     let realm = t.get("realm").filled().filter(good_realm);
     let status = t.get("invalid_token_status");

@@ -181,7 +181,10 @@ mod tests {
             let next = slots_after(slots);
             let bytes = words(next) * 4 + 16;
             let class = 1_usize << (bytes.ilog2() - 2);
-            assert!(bytes % class == 0 || class - bytes % class < 4 * GROUP_WORDS, "{next} slots, {bytes} B");
+            assert!(
+                bytes.is_multiple_of(class) || class - bytes % class < 4 * GROUP_WORDS,
+                "{next} slots, {bytes} B"
+            );
             assert!(slots < SLOTS_MIN || next <= slots * 4 / 3 + GROUP_SLOTS, "{slots} to {next}");
             assert!(entries_max(next) < homes(next) && homes(next) < next);
             slots = next;
