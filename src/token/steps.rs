@@ -65,3 +65,26 @@ impl Steps for Vec<(Step, String)> {
         self.push((step, detail.to_string()));
     }
 }
+
+/// An optional name in words: quoted, or `none`.
+pub(super) struct OrNone<T>(pub(super) Option<T>);
+
+impl<T: fmt::Display> fmt::Display for OrNone<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => write!(f, "\"{name}\""),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OrNone;
+
+    #[test]
+    fn an_operator_reads_words_not_syntax() {
+        assert_eq!(OrNone(Some("at+jwt")).to_string(), "\"at+jwt\"");
+        assert_eq!(OrNone::<&str>(None).to_string(), "none");
+    }
+}

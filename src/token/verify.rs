@@ -1,12 +1,14 @@
 //! Token, whose it may be, now → [`Verified`]. One pass in a fixed order, each check an early exit; nothing in the
 //! token is believed before its signature, except `iss` and `kid` to choose among what is configured.
 
+use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
 use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
 use super::jws::{Header, Jws};
+use super::steps::OrNone;
 use super::{
     Binding, Claims, KeptClaims, Part, Step, Steps, Terms, VerifiedToken, VerifyError, decode_base64url,
     encode_base64url,
@@ -53,22 +55,25 @@ pub fn verify<'t>(
     steps.passed(Step::Form, format_args!("three parts of strict base64url, two JSON objects"));
 
     let header = Header::read(&header)?;
-    steps.passed(Step::Header, format_args!("alg {:?}, kid {:?}", header.algorithm, header.key_id));
+    steps.passed(Step::Header, format_args!("alg {:?}, kid {}", header.algorithm, OrNone(header.key_id)));
     let terms = issuer(claims::text(&claims, "iss")?).ok_or(VerifyError::UnknownIssuer)?;
     steps.passed(Step::Issuer, format_args!("{:?}", terms.issuer));
     terms.typ.admits(header.typ)?;
-    steps.passed(Step::Typ, format_args!("{:?}", header.typ));
+    steps.passed(Step::Typ, format_args!("{}", OrNone(header.typ)));
     let key = terms.keys.check(header.key_id, header.algorithm, now, jws.signed.as_bytes(), &signature)?;
-    steps.passed(Step::Signature, format_args!("{:?} by key {:?}", header.algorithm, key.id));
+    steps.passed(Step::Signature, format_args!("{:?} by key {}", header.algorithm, OrNone(key.id)));
 
     let times = Times::read(&claims)?;
     terms.check_form(&claims)?;
     let binding = Binding::of(&claims)?;
     steps.passed(Step::Claims, format_args!("well typed, nothing required is missing"));
     claims::audience(&claims, &terms.audience)?;
-    steps.passed(Step::Audience, format_args!("{:?}", claims.get("aud")));
+    match claims.get("aud") {
+        Some(audience) => steps.passed(Step::Audience, format_args!("{audience}")),
+        None => steps.passed(Step::Audience, format_args!("none")),
+    }
     times.check(terms, now)?;
-    steps.passed(Step::Times, format_args!("{times:?}"));
+    steps.passed(Step::Times, format_args!("{times}"));
 
     let token_id = match claims::text(&claims, "jti")? {
         Some(id) => claims::usable(id, NAME_BYTES_MAX).ok_or_else(|| VerifyError::name("jti"))?.into(),
@@ -79,8 +84,11 @@ pub fn verify<'t>(
     let mut clients = claims::usable_names(&claims, &terms.claims.client, NAME_BYTES_MAX)?.into_iter();
     let (client, other_clients) = (clients.next(), clients.collect());
     terms.revocable.iter().try_for_each(|name| claims::revocable(&claims, name))?;
-    steps
-        .passed(Step::Names, format_args!("token id {token_id:?}, subject {subject:?}, session {session:?}"));
+    let (of_subject, of_session) = (OrNone(subject.as_ref()), OrNone(session.as_ref()));
+    steps.passed(
+        Step::Names,
+        format_args!("token id \"{token_id}\", subject {of_subject}, session {of_session}"),
+    );
     let scopes = claims::scopes(&claims, &terms.claims.scope)?;
     let token_type = terms.token_type(&claims, header.typ)?;
     steps.passed(Step::TokenType, format_args!("{}", token_type.name()));
@@ -113,6 +121,14 @@ pub(super) struct Times {
     pub(super) expires_at: UnixTime,
     not_before: Option<UnixTime>,
     pub(super) issued_at: Option<UnixTime>,
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expires {}", self.expires_at.rfc3339())?;
+        self.not_before.iter().try_for_each(|time| write!(f, ", not before {}", time.rfc3339()))?;
+        self.issued_at.iter().try_for_each(|time| write!(f, ", issued {}", time.rfc3339()))
+    }
 }
 
 impl Times {
