@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 use crate::admin::{self, Admin, AdminToken};
 use crate::clock::{Clock, SystemClock};
@@ -20,7 +21,7 @@ use crate::endpoint::{self, Endpoints};
 use crate::fetch::Fetcher;
 use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer::settings::SELF;
-use crate::issuer::{self, Issuers};
+use crate::issuer::{self, Issuers, Keyring, SharedKeys};
 use crate::revocation::{self, GatewayId, Health, IssuerTerm, Opening, RealDisk};
 use crate::server::{self, Drain, Inherited, Layers, Listener, Rules};
 use crate::store::{self, KnownGateway, Store};
@@ -80,7 +81,8 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     });
     control.spawn(revocation::audit::project(log.clone(), ports::trail_of(&store)));
 
-    let issuers = Arc::new(issuer::Current::new(load_issuers(&settings, &*clock)?));
+    let shared = open_shared_keys(&settings, &control, &store, &clock)?;
+    let issuers = Arc::new(issuer::Current::new(load_issuers(&settings, &*clock, shared.as_ref())?));
     if issuers.is_remote() {
         let means = issuer::Means {
             fetcher: Fetcher::new(None).context("cannot use TLS")?,
@@ -361,6 +363,14 @@ pub(crate) fn open_log(
             "the store knows other gateways: what they revoke is not refused here, for there is no [revocation.cluster]"
         );
     }
+    let has_own_keys = settings.auth.as_ref().is_some_and(|auth| auth.own.sealing.is_none());
+    if store.is_shared() && others > 0 && has_own_keys {
+        tracing::warn!(
+            others,
+            "the store knows other gateways, and the signing keys are files of this gateway alone: unless all have the \
+             same files, each refuses the tokens of the others; set [auth] key_encryption_file on all of them (docs/keys.md)"
+        );
+    }
     control.block_on(store.join(&gateway)).context("cannot write to the store")?;
     tracing::info!(
         sequence = report.sequence,
@@ -398,13 +408,50 @@ fn terms(settings: &Settings) -> impl Iterator<Item = (Box<str>, Duration)> {
     own.into_iter().chain(settings.issuers.iter().map(|issuer| ((*issuer.name).into(), issuer.max_token_ttl)))
 }
 
+/// Signing keys that gateways share, and what goes with them.
+pub(crate) struct Shared {
+    pub(crate) keys: Arc<SharedKeys>,
+    keyring: Keyring,
+    nonce_secret: Zeroizing<Vec<u8>>,
+}
+
+/// The signing keys in the store, if that is where they are.
+///
+/// # Errors
+/// When the store cannot be used, or holds keys that cannot be read here.
+pub(crate) fn open_shared_keys(
+    settings: &Settings,
+    control: &Runtime,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Option<Shared>> {
+    let own = settings.auth.as_ref().map(|auth| &auth.own);
+    let Some((own, sealing)) = own.and_then(|own| Some((own, own.sealing.clone()?))) else {
+        return Ok(None);
+    };
+    let safe =
+        store.clone().safe().context("[auth] key_encryption_file needs a store that gateways share")?;
+    let keys = Arc::new(SharedKeys::new(own, sealing, safe, clock.clone()));
+    let (keyring, nonce_secret) =
+        control.block_on(keys.open()).context("cannot use the signing keys in the store")?;
+    Ok(Some(Shared { keys, keyring, nonce_secret }))
+}
+
 /// Everybody whose tokens are accepted.
 ///
 /// # Errors
 /// All that is wrong with their keys.
-pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Result<Issuers> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).context("there is no randomness to be had")?;
+pub(crate) fn load_issuers(
+    settings: &Settings,
+    clock: &dyn Clock,
+    shared: Option<&Shared>,
+) -> anyhow::Result<Issuers> {
+    let mut secret = Zeroizing::new(vec![0; 32]);
+    match shared {
+        // A client may show the nonce of one gateway to the next.
+        Some(shared) => secret.clone_from(&shared.nonce_secret),
+        None => getrandom::fill(&mut secret).context("there is no randomness to be had")?,
+    }
     let setup = issuer::Setup {
         own: settings.auth.as_ref().map(|auth| &auth.own),
         external: &settings.issuers,
@@ -412,6 +459,7 @@ pub(crate) fn load_issuers(settings: &Settings, clock: &dyn Clock) -> anyhow::Re
         token_cache: settings.revocation.token_cache,
         token_bytes_max: settings.limits.token_bytes_max,
         nonce_secret: settings.gateway.dpop_nonce.then_some(&secret[..]),
+        shared: shared.map(|shared| (&shared.keyring, &shared.keys)),
     };
     let (issuers, notices) = Issuers::load(&setup, clock.now()).map_err(|errors| {
         let words: Vec<String> =

@@ -123,6 +123,7 @@ pub(crate) fn tokens(dir: &Path, count: u64) -> Tokens {
         fresh_ttl: Duration::from_secs(900),
         strict: false,
         keys_dir: dir.join("keys"),
+        sealing: None,
     };
     let setup = Setup {
         own: Some(&own),
@@ -131,6 +132,7 @@ pub(crate) fn tokens(dir: &Path, count: u64) -> Tokens {
         token_cache: 65_536,
         token_bytes_max: 8192,
         nonce_secret: None,
+        shared: None,
     };
     let issuers = Issuers::load(&setup, now()).unwrap().0;
     let texts = (0..count).map(|number| token(&issuers, number)).collect();

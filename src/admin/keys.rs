@@ -130,15 +130,14 @@ pub fn key_revocation(
 /// `POST /admin/keys/import`: `{key, algorithm?}`, the key being PEM in a string or a private JWK.
 pub(super) async fn import(State(parts): State<Shared>, request: Request) -> Reply {
     let bytes = body(request, BODY_BYTES_MAX).await?;
-    let now = parts.clock.now();
-    let keyring = changed_by(&parts, move |issuers| {
+    let keyring = changed_by(&parts, move |issuers, keyring, now| {
         let own = issuers.own().ok_or_else(no_own_keys)?;
         let key = imported_key(&bytes, own.settings().algorithm).map_err(Refused::invalid)?;
         let kid = key.id().to_owned();
-        Ok((own.keyring().import(key, now).map_err(refused)?, kid))
+        Ok((keyring.import(key, now)?, kid))
     });
     let (keyring, kid) = keyring.await?;
-    Ok(Json(with_kid(&kid, &keyring, now)))
+    Ok(Json(with_kid(&kid, &keyring, parts.clock.now())))
 }
 
 /// The key of an import: `{key, algorithm?}`. Without an algorithm the key's own `alg` counts, then the `configured` one
@@ -185,27 +184,32 @@ fn with_kid(kid: &str, keyring: &Keyring, now: UnixTime) -> Value {
 /// Puts in use what `next` makes of our keys.
 async fn changed(
     parts: &Shared,
-    next: impl FnOnce(&Issuers, &Keyring, UnixTime) -> Result<Keyring, KeyringError> + Send + 'static,
+    next: impl Fn(&Issuers, &Keyring, UnixTime) -> Result<Keyring, KeyringError> + Send + 'static,
 ) -> Result<Keyring, Refused> {
-    let now = parts.clock.now();
-    let made = changed_by(parts, move |issuers| {
-        let own = issuers.own().ok_or_else(no_own_keys)?;
-        Ok((next(issuers, own.keyring(), now).map_err(refused)?, ()))
-    });
+    let made = changed_by(parts, move |issuers, keyring, now| Ok((next(issuers, keyring, now)?, ())));
     made.await.map(|(keyring, ())| keyring)
 }
 
 /// On a thread that may wait: keys are made, and files are written and synced. The task goes on when the client hangs up.
+/// Where gateways share the keys, `next` may be asked more than once.
 async fn changed_by<T: Send + 'static>(
     parts: &Shared,
-    next: impl FnOnce(&Issuers) -> Result<(Keyring, T), Refused> + Send + 'static,
+    next: impl Fn(&Issuers, &Keyring, UnixTime) -> Result<(Keyring, T), Refused> + Send + 'static,
 ) -> Result<(Keyring, T), Refused> {
     let parts: std::sync::Arc<Parts> = parts.clone();
+    let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
-        let mut made = None;
+        let current = parts.gateway.setup().issuers.clone();
         let now = parts.clock.now();
-        parts.gateway.setup().issuers.change(|issuers| {
-            let (keyring, more) = next(issuers)?;
+        if let Some(shared) = current.load().shared_keys() {
+            let made = runtime.block_on(shared.change(|keyring| next(&current.load(), keyring, now)))?;
+            current.adopt(made.0.clone(), now)?;
+            return Ok(made);
+        }
+        let mut made = None;
+        current.change(|issuers| {
+            let own = issuers.own().ok_or_else(no_own_keys)?;
+            let (keyring, more) = next(issuers, own.keyring(), now)?;
             made = Some((keyring.clone(), more));
             issuers.with_keyring(keyring, now).map_err(|error| failed(&error))
         })?;
@@ -260,11 +264,22 @@ fn no_own_keys() -> Refused {
     Refused::not_found("the gateway issues no tokens: [auth] is off")
 }
 
+impl std::convert::From<KeyringError> for Refused {
+    fn from(error: KeyringError) -> Self {
+        refused(error)
+    }
+}
+
 fn refused(error: KeyringError) -> Refused {
     match error {
         KeyringError::UnknownKey(_) => Refused::not_found("there is no such key"),
         KeyringError::OtherAlgorithm(_) => Refused(Problem::new(Code::Conflict, error.to_string())),
         KeyringError::UnusableId(_) => Refused::invalid(error.to_string()),
+        KeyringError::Store(_) | KeyringError::Crossed => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the shared keys cannot be changed");
+            let words = "the store that has the keys cannot be used now; the keys in use are as they were";
+            Refused(Problem::new(Code::StoreUnavailable, words))
+        }
         KeyringError::Io { .. } => {
             tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be written");
             let words = "the key files cannot be written now; the keys in use are as they were";

@@ -87,25 +87,27 @@ fn unverified(error: &VerifyError) -> Unverified {
 }
 
 impl endpoint::Tokens for Tokens {
-    fn admit_own(
-        &self,
-        text: &str,
-        possession: &Possession,
+    fn admit_own<'a>(
+        &'a self,
+        text: &'a str,
+        possession: &'a Possession,
         now: UnixTime,
-    ) -> Result<Arc<VerifiedToken>, Unverified> {
-        verified(self.0.load().admit_own(text, possession, now).map(Admitted::into_known))
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
+        Box::pin(
+            async move { verified(self.0.admit_own(text, possession, now).await.map(Admitted::into_known)) },
+        )
     }
 
     fn take_proof(&self, proof: &Proof, now: UnixTime) -> Result<(), Unverified> {
         self.0.load().take_proof(proof, now).map_err(|error| unverified(&error))
     }
 
-    fn verify_own_tolerating_expiry(
-        &self,
-        text: &str,
+    fn verify_own_tolerating_expiry<'a>(
+        &'a self,
+        text: &'a str,
         now: UnixTime,
-    ) -> Result<Arc<VerifiedToken>, Unverified> {
-        verified(self.0.load().verify_own_tolerating_expiry(text, now))
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>> {
+        Box::pin(async move { verified(self.0.verify_own_tolerating_expiry(text, now).await) })
     }
 
     fn verify<'a>(

@@ -14,7 +14,7 @@ use super::way::{Missing, Offline, Way};
 use super::{Common, Outcome, load, progress};
 use crate::admin::{Intake, IntakeError, LiveSession, Lookup, token_of};
 use crate::app;
-use crate::clock::{SystemClock, UnixTime};
+use crate::clock::UnixTime;
 use crate::config::Settings;
 use crate::issuer::Issuers;
 use crate::revocation::{Revocation, Selector};
@@ -171,7 +171,7 @@ impl Lookup for Local<'_> {
     }
 
     fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {
-        let load = || app::load_issuers(self.settings, &SystemClock).map_err(|error| format!("{error:#}"));
+        let load = || self.offline.issuers(self.settings).map_err(|error| format!("{error:#}"));
         let issuers = self.issuers.get_or_init(load).as_ref().map_err(Clone::clone)?;
         token_of(issuers, text, now)
     }

@@ -11,8 +11,10 @@ use super::revocations::{encoded, words};
 use super::way::{Missing, Offline, Way};
 use super::{Common, Outcome, input, load};
 use crate::admin::{duration, imported_key, key_revocation, keys_shown};
+use crate::clock::UnixTime;
 use crate::config::Settings;
 use crate::issuer::Keyring;
+use crate::issuer::settings::Own;
 
 #[derive(Debug, Args)]
 pub(super) struct Keys {
@@ -101,7 +103,7 @@ fn through(admin: &Admin, action: &Action, request: &Value) -> anyhow::Result<Va
     }
 }
 
-/// On the files, which nobody else changes while the directory is held.
+/// On the files, which nobody else changes while the directory is held, or on the store that gateways share.
 fn directly(
     offline: &Offline,
     settings: &Settings,
@@ -110,42 +112,56 @@ fn directly(
 ) -> anyhow::Result<Value> {
     let auth = settings.auth.as_ref().context("the gateway issues no tokens: [auth] is off")?;
     let own = &auth.own;
-    let longest = own.refresh_ttl.max(own.access_ttl);
     let now = Offline::now();
-    let keyring = Keyring::open(&own.keys_dir, own.algorithm, now)?;
-    let (keyring, kid) = match action {
-        Action::List => return Ok(keys_shown(&keyring, now)),
-        Action::Rotate { .. } => {
-            let overlap = Some(&request["overlap"]).filter(|overlap| !overlap.is_null());
-            let overlap = overlap.map(duration).transpose().map_err(|error| anyhow!(error))?;
-            let keyring = keyring.rotate(now.plus(overlap.unwrap_or(longest)), now)?;
-            let kid = keyring.signing_key().id().to_owned();
-            (keyring, kid)
-        }
-        Action::Retire { kid, revoke, reason } => {
-            let keyring = keyring.retire(kid, now)?;
-            if *revoke {
-                let reason = reason.as_deref().unwrap_or("key retired");
-                let entry = key_revocation(kid, longest, reason, "", Offline::now());
-                offline
-                    .runtime
-                    .block_on(offline.log.append(vec![entry]))
-                    .context("the key is retired, but its tokens are not revoked; do it again")?;
-            }
-            (keyring, kid.clone())
-        }
-        Action::Import { .. } => {
-            let key = imported_key(request.to_string().as_bytes(), own.algorithm);
-            let key = key.map_err(|error| anyhow!(error))?;
-            let kid = key.id().to_owned();
-            (keyring.import(key, now)?, kid)
-        }
+    let (keyring, kid) = match offline.shared_keys(settings)? {
+        Some(shared) => offline
+            .runtime
+            .block_on(shared.keys.change(|keyring| changed(keyring, own, action, request, now)))?,
+        None => changed(&Keyring::open(&own.keys_dir, own.algorithm, now)?, own, action, request, now)?,
     };
+    let Some(kid) = kid else { return Ok(keys_shown(&keyring, now)) };
+    if let Action::Retire { revoke: true, reason, .. } = action {
+        let longest = own.refresh_ttl.max(own.access_ttl);
+        let reason = reason.as_deref().unwrap_or("key retired");
+        let entry = key_revocation(&kid, longest, reason, "", Offline::now());
+        offline
+            .runtime
+            .block_on(offline.log.append(vec![entry]))
+            .context("the key is retired, but its tokens are not revoked; do it again")?;
+    }
     let mut shown = keys_shown(&keyring, now);
     let rows = shown["data"].as_array_mut().map(std::mem::take).unwrap_or_default();
     let mut row = rows.into_iter().find(|row| row["kid"] == *kid).unwrap_or_default();
     row["signing"] = keyring.signing_key().id().into();
     Ok(row)
+}
+
+/// The keys after the action, and the id of the one that it was about.
+fn changed(
+    keyring: &Keyring,
+    own: &Own,
+    action: &Action,
+    request: &Value,
+    now: UnixTime,
+) -> anyhow::Result<(Keyring, Option<String>)> {
+    Ok(match action {
+        Action::List => (keyring.clone(), None),
+        Action::Rotate { .. } => {
+            let overlap = Some(&request["overlap"]).filter(|overlap| !overlap.is_null());
+            let overlap = overlap.map(duration).transpose().map_err(|error| anyhow!(error))?;
+            let longest = own.refresh_ttl.max(own.access_ttl);
+            let keyring = keyring.rotate(now.plus(overlap.unwrap_or(longest)), now)?;
+            let kid = keyring.signing_key().id().to_owned();
+            (keyring, Some(kid))
+        }
+        Action::Retire { kid, .. } => (keyring.retire(kid, now)?, Some(kid.clone())),
+        Action::Import { .. } => {
+            let key = imported_key(request.to_string().as_bytes(), own.algorithm);
+            let key = key.map_err(|error| anyhow!(error))?;
+            let kid = key.id().to_owned();
+            (keyring.import(key, now)?, Some(kid))
+        }
+    })
 }
 
 fn tell(common: &Common, action: &Action, answer: &Value) {

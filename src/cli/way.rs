@@ -17,6 +17,7 @@ use crate::admin::row_shown;
 use crate::app;
 use crate::clock::{Clock, SystemClock, UnixTime};
 use crate::config::Settings;
+use crate::issuer::Issuers;
 use crate::revocation::{self, Blocklist, Disk as _, RealDisk, Report};
 use crate::store::{Store, TrailFilter};
 use crate::telemetry::Metrics;
@@ -219,6 +220,23 @@ impl Offline {
                 }
             }
         })
+    }
+
+    /// Everybody whose tokens are accepted.
+    ///
+    /// # Errors
+    /// All that is wrong with their keys.
+    pub(super) fn issuers(&self, settings: &Settings) -> anyhow::Result<Issuers> {
+        app::load_issuers(settings, &SystemClock, self.shared_keys(settings)?.as_ref())
+    }
+
+    /// Our own keys in the store, if that is where they are.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn shared_keys(&self, settings: &Settings) -> anyhow::Result<Option<app::Shared>> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        app::open_shared_keys(settings, &self.runtime, &self.store, &clock)
     }
 
     pub(super) fn close(self) {

@@ -1,12 +1,14 @@
 //! `[auth]` with its tables, and `[[clients]]`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::{Table, Text, Value, boxed};
 use super::suggest::quote;
 use super::{check, files, json, server};
 use crate::endpoint::settings::{Client, ClientKey, Credential, Lockout, OnReuse, Password, Settings};
+use crate::issuer::Sealing;
 use crate::issuer::settings::Own;
 use crate::token::{Algorithm, Claims};
 
@@ -62,7 +64,12 @@ pub(super) struct Read {
 }
 
 /// Reads `[auth]`.
-pub(super) fn read(root: &mut Table<'_>, state_dir: &Path, token_bytes_max: usize) -> Read {
+pub(super) fn read(
+    root: &mut Table<'_>,
+    state_dir: &Path,
+    token_bytes_max: usize,
+    store_is_shared: bool,
+) -> Read {
     let mut t = root.section("auth", "[auth]");
     let secs = Duration::from_secs;
     let days = |days: u64| secs(days * 86_400);
@@ -81,6 +88,7 @@ pub(super) fn read(root: &mut Table<'_>, state_dir: &Path, token_bytes_max: usiz
     let issuer = issuer_value.filled().filter(check::name);
     let audience = boxed(&t.get("audience").one_or_more());
     let algorithm = t.get("algorithm").text().and_then(|text| algorithm(&text)).unwrap_or(Algorithm::ES256);
+    let sealing = key_encryption(&t.get("key_encryption_file"), store_is_shared);
     // `exp` counts whole seconds.
     let access_ttl_value = t.get("access_ttl");
     let access_ttl = access_ttl_value.duration_within(secs(15 * 60), secs(1)..=days(3650));
@@ -120,6 +128,7 @@ pub(super) fn read(root: &mut Table<'_>, state_dir: &Path, token_bytes_max: usiz
         fresh_ttl,
         strict,
         keys_dir: state_dir.join("keys"),
+        sealing: sealing.map(Arc::new),
     };
     let settings = Settings {
         prefixes,
@@ -151,6 +160,28 @@ pub(super) fn algorithm(text: &Text<'_>) -> Option<Algorithm> {
         return None;
     }
     text.choose(&ALGORITHMS)
+}
+
+/// What seals the signing keys that gateways share.
+fn key_encryption(value: &Value<'_>, store_is_shared: bool) -> Option<Sealing> {
+    let text = value.text_or_none()?;
+    if !store_is_shared {
+        let hint = "set [store] url = \"postgres://…\" for gateways that share their keys, or leave it out: \
+                    one gateway's keys are files in its state directory";
+        text.fail("key_encryption_file is for keys in a store that gateways share", hint.to_owned());
+    }
+    let secret = files::secret(&text)?;
+    let sealing = match std::str::from_utf8(&secret) {
+        Ok(secret) => Sealing::from_text(secret),
+        Err(_) => Err("is not text".to_owned()),
+    };
+    if let Err(why) = &sealing {
+        text.fail(
+            format!("{} {} {why}", text.label, text.quoted()),
+            "make one with \"openssl rand -base64 32\"; every gateway needs the same".to_owned(),
+        );
+    }
+    sealing.ok()
 }
 
 fn prefix(text: &Text<'_>) -> Option<Box<str>> {

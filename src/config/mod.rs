@@ -104,7 +104,8 @@ fn settings(path: &Path, mut root: Table<'_>) -> Settings {
     let admin = self::server::read_admin(&mut root, &server);
     let state_dir = state::read_dir(&mut root);
     let store = state::read_store(&mut root);
-    let own = auth::read(&mut root, &state_dir, server.limits.token_bytes_max);
+    let is_shared = matches!(store, store::settings::Settings::Postgres(_));
+    let own = auth::read(&mut root, &state_dir, server.limits.token_bytes_max, is_shared);
     let clients = auth::clients(&mut root);
     let own_issuer = own.settings.as_ref().map(|settings| (&*settings.own.issuer, own.issuer_at.as_ref()));
     let issuers = issuers::read(&mut root, own_issuer, &state_dir);

@@ -25,7 +25,7 @@ impl Endpoints {
     /// # Errors
     /// 401 missing, expired, revoked; 422 anything else that is wrong with it.
     pub(super) async fn caller(&self, call: &Call) -> Result<Caller, Problem> {
-        let token = self.own_token(call)?;
+        let token = self.own_token(call).await?;
         self.accept(token, TokenType::Access, call).await
     }
 
@@ -34,7 +34,7 @@ impl Endpoints {
     /// # Errors
     /// As [`Endpoints::caller`], and 401 `token_not_fresh`.
     pub(super) async fn fresh_caller(&self, call: &Call) -> Result<Caller, Problem> {
-        let token = self.own_token(call)?;
+        let token = self.own_token(call).await?;
         if token.token_type == TokenType::Access && token.fresh_until.is_none_or(|until| until <= call.now) {
             return Err(Problem::new(Code::TokenNotFresh, "Sign in again to do this"));
         }
@@ -45,10 +45,10 @@ impl Endpoints {
     ///
     /// # Errors
     /// 401 missing or expired; 403 by a cookie, and not from a page of ours; 422 anything else that is wrong with it.
-    pub(super) fn own_token(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
+    pub(super) async fn own_token(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
         let text = self.token_text(call)?;
         let possession = call.possession(Some(text))?;
-        let token = self.parts.tokens.admit_own(text, &possession, call.now)?;
+        let token = self.parts.tokens.admit_own(text, &possession, call.now).await?;
         self.guard(call, &token)?;
         Ok(token)
     }

@@ -20,7 +20,7 @@ impl Endpoints {
     /// it can be said twice.
     pub(super) async fn log_out(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let text = self.token_text(call)?;
-        let token = self.parts.tokens.verify_own_tolerating_expiry(text, call.now)?;
+        let token = self.parts.tokens.verify_own_tolerating_expiry(text, call.now).await?;
         self.guard(call, &token)?;
         let subject = token.subject.as_deref().ok_or(Unverified::Invalid)?;
         let actor = format!("subject:{subject}");

@@ -83,12 +83,12 @@ pub trait Tokens: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`Unverified`]; a token of another issuer is [`Unverified::Invalid`].
-    fn admit_own(
-        &self,
-        text: &str,
-        possession: &Possession,
+    fn admit_own<'a>(
+        &'a self,
+        text: &'a str,
+        possession: &'a Possession,
         now: UnixTime,
-    ) -> Result<Arc<VerifiedToken>, Unverified>;
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>>;
 
     /// Takes a proof that came without a token of ours, from a client that asks for one bound to its key.
     ///
@@ -100,11 +100,11 @@ pub trait Tokens: Send + Sync + 'static {
     ///
     /// # Errors
     /// Never [`Unverified::Expired`].
-    fn verify_own_tolerating_expiry(
-        &self,
-        text: &str,
+    fn verify_own_tolerating_expiry<'a>(
+        &'a self,
+        text: &'a str,
         now: UnixTime,
-    ) -> Result<Arc<VerifiedToken>, Unverified>;
+    ) -> BoxFuture<'a, Result<Arc<VerifiedToken>, Unverified>>;
 
     /// Verifies a token of any configured issuer, the gateway itself among them.
     fn verify<'a>(

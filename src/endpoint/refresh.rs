@@ -34,7 +34,7 @@ pub(super) struct Exchanged {
 impl Endpoints {
     /// POST `/auth/refresh`.
     pub(super) async fn refresh(&self, call: &Call) -> Result<Response<Body>, Problem> {
-        let token = self.own_token(call)?;
+        let token = self.own_token(call).await?;
         let caller = self.refresher(call, token).await?;
         let exchanged = self.exchange(call, &caller, None).await?;
         if self.presented(call)?.is_some_and(|token| token.by_cookie) {

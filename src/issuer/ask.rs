@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::introspection::Introspector;
 use super::remote::{Means, Remote};
+use super::shared::{Look, SharedKeys};
 use super::{Admitted, Current, Issuers, KnownToken, Stated, Whose, unless_expired};
 use crate::clock::UnixTime;
 use crate::token::{Possession, Step, Steps as _, VerifiedToken, VerifyError};
@@ -18,6 +19,8 @@ pub(super) enum Asked {
     Keys(Arc<Remote>),
     /// For what a token stands for.
     Token(Arc<Introspector>),
+    /// The store, for the keys of our own that gateways share.
+    Own(Arc<SharedKeys>),
 }
 
 impl Issuers {
@@ -76,6 +79,9 @@ impl Current {
         if let Some(introspector) = issuers.introspector() {
             introspector.start(means);
         }
+        if let Some(shared) = issuers.shared_keys() {
+            means.runtime.spawn(shared.keep(self.clone()));
+        }
         for remote in issuers.remotes() {
             means.runtime.spawn(remote.clone().keep(self.clone(), means.clone()));
         }
@@ -109,6 +115,32 @@ impl Current {
         now: UnixTime,
     ) -> Result<Admitted, VerifyError> {
         self.verify(text, now).await?.admit(possession, &self.load().replays, now)
+    }
+
+    /// As [`Issuers::admit_own`], where a key of ours that is not known is looked for in the store.
+    ///
+    /// # Errors
+    /// See [`VerifyError`].
+    pub async fn admit_own(
+        &self,
+        text: &str,
+        possession: &Possession,
+        now: UnixTime,
+    ) -> Result<Admitted, VerifyError> {
+        let known = self.asking(text, now, |issuers| issuers.verify_own_tolerating_expiry(text, now)).await?;
+        unless_expired(known, now)?.admit(possession, &self.load().replays, now)
+    }
+
+    /// As [`Issuers::verify_own_tolerating_expiry`], with the same wait.
+    ///
+    /// # Errors
+    /// See [`VerifyError`]; never [`VerifyError::Expired`].
+    pub async fn verify_own_tolerating_expiry(
+        &self,
+        text: &str,
+        now: UnixTime,
+    ) -> Result<Arc<KnownToken>, VerifyError> {
+        self.asking(text, now, |issuers| issuers.verify_own_tolerating_expiry(text, now)).await
     }
 
     /// As [`Issuers::verify_statement`]; waits for its issuer's keys as [`verify`](Self::verify) does.
@@ -170,6 +202,12 @@ impl Current {
         match asked {
             None => Err(error),
             Some(Asked::Token(introspector)) => introspector.ask(text, now).await,
+            // A gateway may have begun to sign with a key that we have not seen yet. While the store cannot be asked,
+            // it cannot be told whether this is such a token.
+            Some(Asked::Own(shared)) => match shared.looked().await {
+                Look::Done => verify(&self.load()),
+                Look::Failed => Err(VerifyError::Unavailable),
+            },
             Some(Asked::Keys(remote)) => match remote.refetched().await {
                 true => verify(&self.load()),
                 false => Err(error),

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::Issuers;
+use super::{Issuers, Keyring, KeyringError};
+use crate::clock::UnixTime;
 
 /// See the module. Reading it takes no lock.
 pub struct Current {
@@ -39,5 +40,35 @@ impl Current {
         let next = Arc::new(next(&self.issuers.load())?);
         self.issuers.store(next.clone());
         Ok(next)
+    }
+
+    /// Puts shared keys of our own in use, unless newer ones are.
+    ///
+    /// # Errors
+    /// When the library refuses one of them; the issuers stay as they were.
+    pub fn adopt(&self, keyring: Keyring, now: UnixTime) -> Result<(), KeyringError> {
+        let change = self.change(|issuers| {
+            let is_old = issuers.own().is_none_or(|own| own.keyring().version() >= keyring.version());
+            if is_old {
+                return Err(None);
+            }
+            issuers.with_keyring(keyring, now).map_err(Some)
+        });
+        match change {
+            Ok(issuers) => {
+                if let Some(own) = issuers.own() {
+                    let ring = own.keyring();
+                    tracing::info!(
+                        signing = ring.signing_key().id(),
+                        keys = ring.keys().len(),
+                        version = ring.version(),
+                        "our own keys have changed"
+                    );
+                }
+                Ok(())
+            }
+            Err(None) => Ok(()),
+            Err(Some(error)) => Err(KeyringError::Key(error)),
+        }
     }
 }

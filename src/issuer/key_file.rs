@@ -18,7 +18,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::sealing::Unsealable;
 use crate::clock::UnixTime;
+use crate::store::StoreError;
 use crate::token::{Algorithm, Claims, KeyError, SigningKey, json_object};
 
 const FORMAT: &str = "portcullis-key";
@@ -80,6 +82,29 @@ pub enum KeyringError {
     /// It could not be made or written out.
     #[error("a key of our own {0}")]
     Key(#[source] KeyError),
+    /// What the gateways share cannot be read from the store or put into it now.
+    #[error("the shared keys cannot be read or written")]
+    Store(#[from] StoreError),
+    /// What is in the store is not for us.
+    #[error("\"{id}\" in the store {why}")]
+    Sealed {
+        /// Under which it is stored.
+        id: Box<str>,
+        /// What is wrong.
+        #[source]
+        why: Unsealable,
+    },
+    /// Unsealed well, and no key.
+    #[error("the key \"{id}\" in the store is damaged: {why}")]
+    DamagedInStore {
+        /// Its id.
+        id: Box<str>,
+        /// What is wrong; no key material.
+        why: String,
+    },
+    /// Others kept changing the keys.
+    #[error("other gateways are changing the shared keys; try again")]
+    Crossed,
 }
 
 /// A key of our own and its life.
@@ -120,6 +145,11 @@ pub(super) fn read_all(dir: &Path) -> Result<Vec<KeptKey>, KeyringError> {
 /// Writes one key: after this returns it is on disk, whatever happens.
 pub(super) fn write(dir: &Path, kept: &KeptKey) -> Result<(), KeyringError> {
     let name = file_name(kept.key.id())?;
+    replace(dir, &name, text(kept)?.as_bytes())
+}
+
+/// A key as its file has it.
+pub(super) fn text(kept: &KeptKey) -> Result<Zeroizing<String>, KeyringError> {
     let private = kept.key.export().map_err(KeyringError::Key)?;
     let seconds = |at: Option<UnixTime>| at.map(UnixTime::secs);
     let members = json!({
@@ -139,7 +169,7 @@ pub(super) fn write(dir: &Path, kept: &KeptKey) -> Result<(), KeyringError> {
         }
     }
     text.push_str("\"}\n");
-    replace(dir, &name, text.as_bytes())
+    Ok(text)
 }
 
 fn file_name(id: &str) -> Result<String, KeyringError> {
@@ -199,8 +229,22 @@ fn read(path: &Path) -> Result<KeptKey, KeyringError> {
     refuse_open_to_others(path, metadata.permissions().mode(), 0o600)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(8192));
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    let damaged = |why: String| KeyringError::Damaged { path: path.to_owned(), why };
-    let mut members = json_object(&bytes).map_err(|error| damaged(format!("it {error}")))?;
+    parse(&bytes).map_err(|wrong| match wrong {
+        Wrong::Damaged(why) => KeyringError::Damaged { path: path.to_owned(), why },
+        Wrong::Newer(version) => KeyringError::Newer { path: path.to_owned(), version },
+    })
+}
+
+/// What is wrong with the text of a key.
+pub(super) enum Wrong {
+    Damaged(String),
+    Newer(u64),
+}
+
+/// A key from the text of its file.
+pub(super) fn parse(bytes: &[u8]) -> Result<KeptKey, Wrong> {
+    let damaged = Wrong::Damaged;
+    let mut members = json_object(bytes).map_err(|error| damaged(format!("it {error}")))?;
     // Taken out first, so that it is wiped whatever becomes of the rest.
     let private = match members.remove("private_key") {
         Some(Value::String(private)) => Zeroizing::new(private),
@@ -208,7 +252,7 @@ fn read(path: &Path) -> Result<KeptKey, KeyringError> {
     };
     match members.get("version").and_then(Value::as_u64) {
         Some(version) if version > VERSION => {
-            return Err(KeyringError::Newer { path: path.to_owned(), version });
+            return Err(Wrong::Newer(version));
         }
         Some(VERSION) if members.get("format").and_then(Value::as_str) == Some(FORMAT) => {}
         _ => return Err(damaged("it has not the \"format\" and \"version\" of a key file".to_owned())),

@@ -1,5 +1,6 @@
-//! Our own keys: one signs, the others go on verifying what they signed. A keyring is a value: each change is on disk
-//! first and gives a new one, which the caller puts in place of the old.
+//! Our own keys: one signs, the others go on verifying what they signed. A keyring is a value: each change gives a new
+//! one, which the caller puts in place of the old. Where the keys are files, the change is on disk first; where gateways
+//! share them, [`super::shared`] puts it into the store first.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,10 +9,13 @@ use super::key_file::{self, KeptKey, KeyringError};
 use crate::clock::UnixTime;
 use crate::token::{Algorithm, KeyError, KeySet, SigningKey};
 
-/// The keys in `<state>/keys`, of which one signs. See `key_file` for the files.
+/// The keys in `<state>/keys` (see `key_file` for the files) or in the store that gateways share, of which one signs.
 #[derive(Clone, Debug)]
 pub struct Keyring {
-    dir: PathBuf,
+    /// `None` for shared ones.
+    dir: Option<PathBuf>,
+    /// Of the safe in the store; 0 for files.
+    version: u64,
     algorithm: Algorithm,
     /// Oldest first. Never without one that signs.
     keys: Vec<KeptKey>,
@@ -27,8 +31,43 @@ impl Keyring {
     pub fn open(dir: &Path, algorithm: Algorithm, now: UnixTime) -> Result<Self, KeyringError> {
         let mut keys = key_file::read_all(dir)?;
         keys.sort_by_key(|kept| kept.created);
-        let ring = Self { dir: dir.to_owned(), algorithm, keys };
-        if ring.signer().is_none() { ring.with_new_key(now) } else { Ok(ring) }
+        let ring = Self { dir: Some(dir.to_owned()), version: 0, algorithm, keys };
+        if ring.can_sign() { Ok(ring) } else { ring.with_new_key(now) }
+    }
+
+    /// Keys that gateways share, as they were at `version`. There may be none that signs yet.
+    pub(super) fn shared(algorithm: Algorithm, version: u64, mut keys: Vec<KeptKey>) -> Self {
+        // Every gateway must come to the same order: of two made in the same second, the ids decide.
+        keys.sort_by(|one, other| {
+            one.created.cmp(&other.created).then_with(|| one.key.id().cmp(other.key.id()))
+        });
+        Self { dir: None, version, algorithm, keys }
+    }
+
+    /// The version of the safe that it was read at.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The same keys, which the store has now as this version.
+    pub(super) fn stored_as(self, version: u64) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Whether there is a key that signs. Always, once it is in use.
+    pub(super) fn can_sign(&self) -> bool {
+        self.signer().is_some()
+    }
+
+    /// Takes in a key of files that were used before: it verifies what it signed, until `end`; with `None` it goes on
+    /// as it was.
+    pub(super) fn adopt(&mut self, kept: KeptKey, end: Option<UnixTime>) {
+        let not_after = match end {
+            Some(end) => Some(kept.not_after.map_or(end, |own| own.min(end))),
+            None => kept.not_after,
+        };
+        self.keys.push(KeptKey { not_after, ..kept });
+        self.keys.sort_by_key(|kept| kept.created);
     }
 
     /// The key that signs.
@@ -73,7 +112,7 @@ impl Keyring {
         for kept in &mut ring.keys {
             if kept.key.id() != newest && kept.not_after.is_none() && kept.retired.is_none() {
                 kept.not_after = Some(overlap_end);
-                key_file::write(&ring.dir, kept)?;
+                write(ring.dir.as_deref(), kept)?;
             }
         }
         Ok(ring)
@@ -88,7 +127,7 @@ impl Keyring {
         let kept = ring.keys.iter_mut().find(|kept| kept.key.id() == id);
         let kept = kept.ok_or_else(|| KeyringError::UnknownKey(id.into()))?;
         kept.retired.get_or_insert(now);
-        key_file::write(&ring.dir, kept)?;
+        write(ring.dir.as_deref(), kept)?;
         Ok(ring)
     }
 
@@ -108,14 +147,14 @@ impl Keyring {
             self.keys.last().map_or(UnixTime::ZERO, |last| UnixTime::from_secs(last.created.secs() + 1));
         let created = now.max(after_all);
         let kept = KeptKey { key: Arc::new(key), created, not_after: None, retired: None };
-        key_file::write(&self.dir, &kept)?;
+        write(self.dir.as_deref(), &kept)?;
         let mut ring = self.clone();
         ring.keys.retain(|other| other.key.id() != kept.key.id());
         ring.keys.push(kept);
         Ok(ring)
     }
 
-    fn with_new_key(&self, now: UnixTime) -> Result<Self, KeyringError> {
+    pub(super) fn with_new_key(&self, now: UnixTime) -> Result<Self, KeyringError> {
         self.import(SigningKey::generate(self.algorithm).map_err(KeyringError::Key)?, now)
     }
 
@@ -125,4 +164,8 @@ impl Keyring {
         };
         self.keys.iter().rfind(can_sign)
     }
+}
+
+fn write(dir: Option<&Path>, kept: &KeptKey) -> Result<(), KeyringError> {
+    dir.map_or(Ok(()), |dir| key_file::write(dir, kept))
 }

@@ -16,7 +16,9 @@ mod keyring;
 mod known;
 mod own;
 mod remote;
+mod sealing;
 pub mod settings;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +34,8 @@ pub use key_file::{KeptKey, KeyringError};
 pub use keyring::Keyring;
 pub use own::{Grant, OwnIssuer};
 pub use remote::Means;
+pub use sealing::Sealing;
+pub use shared::SharedKeys;
 
 use crate::clock::UnixTime;
 use crate::revocation::TokenKeys;
@@ -62,6 +66,8 @@ pub struct Setup<'a> {
     pub token_bytes_max: usize,
     /// `[server] dpop_nonce`: the secret of nonces that every proof must have.
     pub nonce_secret: Option<&'a [u8]>,
+    /// Our own keys where gateways share them; `None`: they are files of this gateway's.
+    pub shared: Option<(&'a Keyring, &'a Arc<SharedKeys>)>,
 }
 
 /// Why the issuers cannot be used.
@@ -171,10 +177,19 @@ impl Issuers {
             }),
         };
         if let Some(settings) = setup.own {
-            match own_issuer(settings, &all.revocable, now) {
+            let keyring = match setup.shared {
+                Some((keyring, _)) => Ok(keyring.clone()),
+                None => Keyring::open(&settings.keys_dir, settings.algorithm, now),
+            };
+            match keyring.map_err(LoadError::from).and_then(|keyring| {
+                let own = OwnIssuer::new(settings.clone(), keyring, now);
+                let terms = own.terms(&all.revocable).map_err(LoadError::OwnKey)?;
+                Ok((own, terms))
+            }) {
                 Ok((own, terms)) => {
                     all.own = Some(Arc::new(own));
-                    errors.extend(all.add(Some(&settings.issuer), terms, None).err());
+                    let asked = setup.shared.map(|(_, shared)| Asked::Own(Arc::clone(shared)));
+                    errors.extend(all.add(Some(&settings.issuer), terms, asked).err());
                 }
                 Err(error) => errors.push(error),
             }
@@ -251,7 +266,7 @@ impl Issuers {
         all.issuers[0] = Issuer {
             terms: Arc::new(own.terms(&self.revocable)?),
             generation: self.known.next_generation(),
-            asked: None,
+            asked: self.issuers[0].asked.clone(),
         };
         all.own = Some(Arc::new(own));
         Ok(all)
@@ -489,6 +504,14 @@ impl Issuers {
         })
     }
 
+    /// Our own keys, where gateways share them.
+    pub fn shared_keys(&self) -> Option<Arc<SharedKeys>> {
+        match self.issuers.first()?.asked.as_ref()? {
+            Asked::Own(shared) => Some(Arc::clone(shared)),
+            _ => None,
+        }
+    }
+
     /// The gateway as an issuer, if it is one.
     pub fn own(&self) -> Option<&Arc<OwnIssuer>> {
         self.own.as_ref()
@@ -534,15 +557,4 @@ impl fmt::Debug for Issuers {
 
 fn unless_expired(known: Arc<KnownToken>, now: UnixTime) -> Result<Arc<KnownToken>, VerifyError> {
     if known.is_expired(now) { Err(VerifyError::Expired) } else { Ok(known) }
-}
-
-fn own_issuer(
-    settings: &Own,
-    revocable: &Arc<[Box<str>]>,
-    now: UnixTime,
-) -> Result<(OwnIssuer, Terms), LoadError> {
-    let keyring = Keyring::open(&settings.keys_dir, settings.algorithm, now)?;
-    let own = OwnIssuer::new(settings.clone(), keyring, now);
-    let terms = own.terms(revocable).map_err(LoadError::OwnKey)?;
-    Ok((own, terms))
 }

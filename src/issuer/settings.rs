@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sealing::Sealing;
 use crate::token::Algorithm;
 pub use crate::token::ClaimNames;
 
@@ -29,6 +30,8 @@ pub struct Own {
     pub strict: bool,
     /// Where keys live: `<state dir>/keys`.
     pub keys_dir: PathBuf,
+    /// They live in the shared store instead, sealed by this (`key_encryption_file`).
+    pub sealing: Option<Arc<Sealing>>,
 }
 
 /// An external issuer: the gateway verifies and revokes, somebody else issues.

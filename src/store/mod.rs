@@ -8,6 +8,7 @@
 mod account;
 mod postgres;
 mod registry;
+mod safe;
 pub mod settings;
 mod sqlite;
 mod trail;
@@ -24,6 +25,7 @@ pub use account::{
 };
 pub use postgres::Postgres;
 pub use registry::{Registry, Standing};
+pub use safe::{Content, Safe, Sealed};
 pub use sqlite::Sqlite;
 pub use trail::{Trail, TrailEntry, TrailFilter};
 
@@ -63,6 +65,11 @@ pub trait Store: Accounts + Registry + Trail {
     /// Whether several gateways may use it at once, each with a log of its own.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// Where its gateways keep secrets that they have in common; `None` where there is but one gateway.
+    fn safe(self: Arc<Self>) -> Option<Arc<dyn Safe>> {
+        None
     }
 }
 

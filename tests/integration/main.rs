@@ -23,6 +23,7 @@ mod proxying;
 mod receivers;
 mod refresh;
 mod revocations;
+mod shared_keys;
 mod shared_store;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;

@@ -43,7 +43,7 @@ impl Endpoints {
             return Err(OauthError::invalid_grant("The token is not valid"));
         }
         let possession = call.possession(None)?;
-        let token = self.parts.tokens.admit_own(text, &possession, call.now).map_err(Problem::from)?;
+        let token = self.parts.tokens.admit_own(text, &possession, call.now).await.map_err(Problem::from)?;
         let caller = self.refresher(call, token).await?;
         let wanted = fields.text("scope", SCOPE_BYTES_MAX)?.filter(|scope| !scope.is_empty());
         if let Some(wanted) = wanted {

@@ -206,6 +206,7 @@ fn keys_that_were_passed_over_are_told_of() {
         token_cache: 0,
         token_bytes_max: 8192,
         nonce_secret: None,
+        shared: None,
     };
     let (_, notices) = Issuers::load(&setup, NOW).unwrap();
     let told: Vec<String> = notices.iter().map(ToString::to_string).collect();
@@ -223,6 +224,7 @@ fn a_known_token_carries_its_keys_in_the_blocklist() {
         token_cache: 4,
         token_bytes_max: 8192,
         nonce_secret: None,
+        shared: None,
     };
     let (issuers, _) = Issuers::load(&setup, NOW).unwrap();
     let known = issuers.verify(&legacy(json!({ "tenant": ["acme", 5] })), NOW).unwrap();

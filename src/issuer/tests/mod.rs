@@ -2,6 +2,7 @@
 
 mod issuers;
 mod keyring;
+mod shared;
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,6 +29,7 @@ fn own(dir: &Path, algorithm: Algorithm) -> Own {
         fresh_ttl: Duration::from_secs(300),
         strict: false,
         keys_dir: dir.join("keys"),
+        sealing: None,
     }
 }
 
@@ -51,14 +53,28 @@ fn secret_file(secret: &[u8]) -> KeySource {
 }
 
 fn load(own: Option<&Own>, external: &[External], token_cache: usize) -> Issuers {
-    let setup =
-        Setup { own, external, revocable: &[], token_cache, token_bytes_max: 8192, nonce_secret: None };
+    let setup = Setup {
+        own,
+        external,
+        revocable: &[],
+        token_cache,
+        token_bytes_max: 8192,
+        nonce_secret: None,
+        shared: None,
+    };
     Issuers::load(&setup, NOW).unwrap().0
 }
 
 fn errors(own: Option<&Own>, external: &[External]) -> Vec<String> {
-    let setup =
-        Setup { own, external, revocable: &[], token_cache: 0, token_bytes_max: 8192, nonce_secret: None };
+    let setup = Setup {
+        own,
+        external,
+        revocable: &[],
+        token_cache: 0,
+        token_bytes_max: 8192,
+        nonce_secret: None,
+        shared: None,
+    };
     Issuers::load(&setup, NOW).unwrap_err().iter().map(ToString::to_string).collect()
 }
 

@@ -8,6 +8,7 @@
 
 mod link;
 mod rotation;
+mod safe;
 mod schema;
 mod sessions;
 mod tls;
@@ -28,7 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
 use super::settings;
-use super::{Answer, KnownGateway, Registry, Standing, Store, StoreError};
+use super::{Answer, KnownGateway, Registry, Safe, Standing, Store, StoreError};
 use link::{Link, OPERATION_MAX, Work, unavailable};
 use values::{Result, Text, number, text};
 
@@ -175,6 +176,10 @@ impl Store for Postgres {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn safe(self: Arc<Self>) -> Option<Arc<dyn Safe>> {
+        Some(self)
     }
 }
 

@@ -18,7 +18,8 @@ const SERVER_VERSION_LEAST: i32 = 120_000;
 /// Texts that are looked up by are compared byte by byte (`COLLATE "C"`): their order means nothing, and the rules of
 /// a language cost time and can change below an index. A quarter of a page of tokens is left free, so that retiring
 /// one touches no index.
-const STEPS: &[&str] = &[r#"
+const STEPS: &[&str] = &[
+    r#"
     CREATE TABLE users (
         id            text COLLATE "C" PRIMARY KEY,
         email_key     text COLLATE "C" NOT NULL UNIQUE,
@@ -92,7 +93,18 @@ const STEPS: &[&str] = &[r#"
         PRIMARY KEY (gateway, sequence)
     );
     CREATE INDEX trail_of ON trail (value, kind, issuer, sequence);
-"#];
+"#,
+    r#"
+    -- What the gateways share and only they can read: signing keys, sealed (docs/keys.md). `meta` has the version of
+    -- the whole, each row that of its last change.
+    CREATE TABLE safe (
+        id      text COLLATE "C" PRIMARY KEY,
+        sealed  bytea NOT NULL,
+        version bigint NOT NULL
+    );
+    INSERT INTO meta VALUES ('safe', '0');
+"#,
+];
 
 /// Brings the schema up to date.
 pub(super) async fn migrate(client: &mut Client) -> Result<()> {
