@@ -1,12 +1,13 @@
 //! The settings as `GET /admin/config` shows them: under the names of `gateway.toml`, with every default, without a
 //! secret. What is not named here does not get out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::config::Settings;
-use crate::endpoint::settings::OnReuse;
+use crate::endpoint::settings::{Delegate, OnReuse};
 use crate::gateway::settings::AccessLog;
 use crate::issuer::Issuers;
 use crate::issuer::settings::{External, KeySource};
@@ -186,6 +187,20 @@ fn auth(settings: &Settings) -> Value {
             "max_concurrent_hashes": auth.password.max_concurrent_hashes,
         },
         "lockout": { "attempts": auth.lockout.attempts, "window": span(auth.lockout.window) },
+        "delegate": auth.delegate.as_ref().map(delegate),
+    })
+}
+
+fn delegate(delegate: &Delegate) -> Value {
+    let pointers = |named: &[(Box<str>, Box<str>)]| named.iter().cloned().collect::<BTreeMap<_, _>>();
+    json!({
+        "url": address(&delegate.url),
+        "subject": delegate.subject,
+        "claims": pointers(&delegate.claims),
+        "fields": pointers(&delegate.fields),
+        "account": delegate.account,
+        "pass": delegate.pass,
+        "timeout": span(delegate.timeout),
     })
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::{Table, Text, Value, boxed};
+use super::source::Span;
 use super::suggest::quote;
-use super::{check, files, json, server};
+use super::{check, delegate, files, json, server};
 use crate::endpoint::settings::{Client, ClientKey, Credential, Lockout, OnReuse, Password, Settings};
 use crate::issuer::Sealing;
 use crate::issuer::settings::Own;
@@ -29,7 +30,7 @@ pub(super) const ALGORITHMS: [(&str, Algorithm); 12] = [
 ];
 
 /// Claims that the gateway writes itself.
-const OWN_CLAIMS: [&str; 16] = [
+pub(super) const OWN_CLAIMS: [&str; 16] = [
     "iss",
     "sub",
     "aud",
@@ -60,7 +61,7 @@ pub(super) struct Read {
     /// `None` when it is turned off.
     pub(super) settings: Option<Settings>,
     /// Where `iss` stands, for a second issuer of that name.
-    pub(super) issuer_at: Option<super::source::Span>,
+    pub(super) issuer_at: Option<Span>,
 }
 
 /// Reads `[auth]`.
@@ -83,7 +84,8 @@ pub(super) fn read(
         prefixes_value.fail("prefixes is empty", hint);
     }
     let hosts = t.get("hosts").texts().iter().filter_map(check::host).collect();
-    let signup = t.get("signup").flag(true);
+    let signup_value = t.get("signup");
+    let signup = signup_value.flag(true);
     let issuer_value = t.get("issuer");
     let issuer = issuer_value.filled().filter(check::name);
     let audience = boxed(&t.get("audience").one_or_more());
@@ -110,14 +112,19 @@ pub(super) fn read(
         OnReuse::RevokeSession,
     );
     let strict = t.get("registry").choice(&[("blocklist", false), ("strict", true)], false);
-    let user_fields =
+    let user_fields: Vec<Box<str>> =
         t.get("user_fields").texts().into_iter().filter(user_field).map(|f| f.boxed()).collect();
     let max_sessions = t.get("max_sessions_per_user").number_u32(0, 0..=u32::MAX);
     let (header_transport, cookie_transport) = transport(&t.get("token_transport"));
     let password = password(&mut t);
     let lockout = lockout(&mut t);
-    delegate(&mut t);
-    let claims = claims(&mut t, token_bytes_max);
+    let cx = t.cx;
+    let (claims, claims_at) = claims(&mut t, token_bytes_max);
+    let delegate = delegate::read(&mut t, &user_fields, &claims, claims_at.as_ref());
+    if delegate.is_some() && signup_value.is_given() && signup {
+        let hint = "accounts are made in the backend; leave signup out, and give its own sign-up a route";
+        cx.fail(signup_value.at.as_ref(), "signup = true cannot be with [auth.delegate]", hint.to_owned());
+    }
     t.finish();
     let own = Own {
         issuer: issuer.map_or("portcullis".into(), |text| text.boxed()),
@@ -133,7 +140,7 @@ pub(super) fn read(
     let settings = Settings {
         prefixes,
         hosts,
-        signup,
+        signup: signup && delegate.is_none(),
         own,
         rotate_refresh,
         reuse_grace,
@@ -145,6 +152,7 @@ pub(super) fn read(
         password,
         lockout,
         claims,
+        delegate,
     };
     Read { settings: enabled.then_some(settings), issuer_at: issuer_value.at }
 }
@@ -288,36 +296,6 @@ fn lockout(auth: &mut Table<'_>) -> Lockout {
     Lockout { attempts, window }
 }
 
-fn delegate(auth: &mut Table<'_>) {
-    let mut t = auth.section("delegate", "[auth.delegate]");
-    let (url, subject) = (t.get("url"), t.get("subject"));
-    if t.is_given() {
-        t.cx.needs("delegate", t.at.as_ref(), "[auth.delegate]");
-        if let Some(url) = url.required("name the sign-in of the old backend").filled() {
-            web_address(&url);
-        }
-        if let Some(pointer) = subject.required("add subject = \"/user/id\"").text() {
-            json_pointer(&pointer);
-        }
-    }
-    for (_, _, value) in t.get("claims").table().entries() {
-        value.text().iter().for_each(json_pointer);
-    }
-    t.finish();
-}
-
-/// RFC 6901 §3.
-fn json_pointer(text: &Text<'_>) {
-    let value = &text.value;
-    let escapes = value.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-    if !(value.is_empty() || value.starts_with('/')) || !escapes {
-        text.fail(
-            format!("{} is not a JSON pointer", text.quoted()),
-            "write it such as \"/user/id\"".to_owned(),
-        );
-    }
-}
-
 /// `http://` or `https://` with a host.
 pub(super) fn web_address(text: &Text<'_>) -> Option<http::Uri> {
     let good = text.value.parse::<http::Uri>().ok().filter(|uri| {
@@ -336,7 +314,7 @@ pub(super) fn web_address(text: &Text<'_>) -> Option<http::Uri> {
     Some(uri)
 }
 
-fn claims(auth: &mut Table<'_>, token_bytes_max: usize) -> Claims {
+fn claims(auth: &mut Table<'_>, token_bytes_max: usize) -> (Claims, Option<Span>) {
     let t = auth.section("claims", "[auth.claims]");
     let (cx, at) = (t.cx, t.at.clone());
     let mut claims = Claims::new();
@@ -361,7 +339,7 @@ fn claims(auth: &mut Table<'_>, token_bytes_max: usize) -> Claims {
             format!("they are {bytes} bytes; keep them under {}", token_bytes_max / 2),
         );
     }
-    claims
+    (claims, at)
 }
 
 /// Reads `[[clients]]`.

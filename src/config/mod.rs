@@ -11,6 +11,7 @@
 mod auth;
 mod check;
 mod context;
+mod delegate;
 mod error;
 mod files;
 mod headers;

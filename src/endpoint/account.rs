@@ -29,6 +29,12 @@ impl Endpoints {
     /// POST `/auth/signup`: an account, its first session and tokens, all or nothing.
     pub(super) async fn sign_up(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let auth = self.auth()?;
+        if auth.delegate.is_some() {
+            return Err(Problem::new(
+                Code::Forbidden,
+                "Accounts are not made here, but where passwords are kept",
+            ));
+        }
         if !auth.signup {
             return Err(Problem::new(Code::Forbidden, "Sign-up is closed"));
         }
@@ -68,6 +74,9 @@ impl Endpoints {
     /// POST `/auth/signin`. Whether there is such an account, and whether it may sign in, shows neither in the
     /// words nor in the time: a hash is computed on the same queue, for nobody's account one like somebody's.
     pub(super) async fn sign_in(&self, call: &Call) -> Result<Response<Body>, Problem> {
+        if let Some(delegate) = &self.delegate {
+            return self.sign_in_elsewhere(call, delegate).await;
+        }
         let by_cookie = self.signs_in_by_cookie(call)?;
         let fields = call.fields()?;
         let (email, password) = (fields.given("email")?, fields.given("password")?);
@@ -97,6 +106,12 @@ impl Endpoints {
     /// old one and its owner tries again. What was begun with the old password meanwhile is revoked after.
     pub(super) async fn change_password(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let caller = self.fresh_caller(call).await?;
+        if self.delegate.is_some() {
+            return Err(Problem::new(
+                Code::Forbidden,
+                "The password is not kept here; change it where it is",
+            ));
+        }
         let fields = call.fields()?;
         let old = password(&fields, "password")?;
         let new = password(&fields, "new_password")?;
@@ -196,16 +211,16 @@ impl Endpoints {
 }
 
 /// A key that no account has, to count failures by.
-fn nobody(email: &str) -> String {
+pub(super) fn nobody(email: &str) -> String {
     let start: String = email.chars().take(EMAIL_BYTES_MAX).collect();
     format!("\0{start}")
 }
 
-fn bad_credentials() -> Problem {
+pub(super) fn bad_credentials() -> Problem {
     Problem::new(Code::BadCredentials, "Bad email or password")
 }
 
-fn locked_out(Locked(wait): Locked) -> Problem {
+pub(super) fn locked_out(Locked(wait): Locked) -> Problem {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     Problem::new(Code::LockedOut, "Too many failed sign-ins; try again later")
         .with_retry_after(seconds.max(1))

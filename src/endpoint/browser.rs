@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Endpoints;
 use super::call::Call;
+use super::delegate::Delegate;
 use super::fields::bad;
 use super::place::Place;
 use crate::access;
@@ -133,7 +134,8 @@ impl Endpoints {
 
     /// Of the claims of a refresh token, those that its session's tokens go on with.
     pub(super) fn carried_claims(&self, token: &VerifiedToken) -> Claims {
-        let names = [CSRF_CLAIM].into_iter().filter(|_| self.transport().cookie);
+        let csrf = [CSRF_CLAIM].into_iter().filter(|_| self.transport().cookie);
+        let names = csrf.chain(self.delegate.iter().flat_map(Delegate::claim_names));
         names.filter_map(|name| Some((name.to_owned(), token.claims.get(name)?))).collect()
     }
 }

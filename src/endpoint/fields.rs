@@ -74,6 +74,11 @@ impl Fields {
         }
     }
 
+    /// Whether it came as a form.
+    pub(super) fn is_form(&self) -> bool {
+        self.form
+    }
+
     /// Whether there is such a member, and it is not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.members.get(name).is_some_and(|value| !value.is_null())

@@ -9,6 +9,7 @@ mod account;
 mod browser;
 mod call;
 mod caller;
+mod delegate;
 mod email;
 mod events;
 mod fields;
@@ -49,6 +50,7 @@ use crate::route::Peer;
 use crate::store::{Store, StoreError};
 use crate::token::Transport;
 use call::Call;
+use delegate::Delegate;
 use hasher::Hasher;
 use lockout::Lockout;
 use place::Place;
@@ -96,6 +98,8 @@ pub struct Endpoints {
     lockout: Arc<Lockout>,
     assertions: Arc<oauth::Assertions>,
     doors: Arc<events::Doors>,
+    /// There where `[auth.delegate]` is.
+    delegate: Option<Delegate>,
     /// Draws the hash that stands in for an account that is not there.
     decoys: hmac::Key,
 }
@@ -141,8 +145,10 @@ impl Endpoints {
                 random
             }
         };
+        let delegate = parts.auth.as_ref().and_then(|auth| auth.delegate.as_ref());
+        let delegate = delegate.map(|it| Delegate::new(it, parts.token_bytes_max)).transpose()?;
         let decoys = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        Ok(Self { parts, hasher, lockout, assertions, doors: Arc::default(), decoys })
+        Ok(Self { parts, hasher, lockout, assertions, doors: Arc::default(), delegate, decoys })
     }
 
     /// Whether a request is for one of the endpoints: its normalised path, and its host (a port is passed over).

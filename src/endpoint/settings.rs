@@ -48,6 +48,27 @@ pub struct Settings {
     pub lockout: Lockout,
     /// Static claims put into every access token.
     pub claims: Claims,
+    /// Somebody else checks the passwords.
+    pub delegate: Option<Delegate>,
+}
+
+/// `[auth.delegate]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegate {
+    /// Where the sign-in is posted to.
+    pub url: http::Uri,
+    /// JSON pointer (RFC 6901) to the subject in its 2xx answer.
+    pub subject: Box<str>,
+    /// Members of the access token, with pointers to them; `scope` is the scope of the account.
+    pub claims: Vec<(Box<str>, Box<str>)>,
+    /// Members of the user (`email`, `username`, the `user_fields`), with pointers to them.
+    pub fields: Vec<(Box<str>, Box<str>)>,
+    /// The member of the sign-in body that names the account.
+    pub account: Box<str>,
+    /// More members of the sign-in body that are passed on.
+    pub pass: Vec<Box<str>>,
+    /// For connection and whole answer.
+    pub timeout: Duration,
 }
 
 /// `[auth.password]`.

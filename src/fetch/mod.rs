@@ -11,6 +11,7 @@
 
 mod connect;
 mod error;
+pub mod form;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -6,7 +6,6 @@
 //! still hold are used; whoever has none is told to come again.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use zeroize::Zeroizing;
 use super::remote::Means;
 use super::settings::Introspection;
 use crate::clock::UnixTime;
-use crate::fetch::{Fetcher, Limits};
+use crate::fetch::{Fetcher, Limits, form};
 use crate::revocation::{KnownToken, TokenKeys};
 use crate::token::{Introspected, Terms, VerifyError, introspected};
 
@@ -209,9 +208,9 @@ impl Introspector {
     /// RFC 7662 §2.1, with the client's credentials by RFC 6749 §2.3.1: both halves form-encoded before they are joined.
     fn question(&self, text: &str) -> (HeaderMap, Bytes) {
         let mut pair = Zeroizing::new(String::new());
-        form_encode(&mut pair, self.settings.client_id.as_bytes());
+        form::encode(&mut pair, self.settings.client_id.as_bytes());
         pair.push(':');
-        form_encode(&mut pair, &self.settings.secret);
+        form::encode(&mut pair, &self.settings.secret);
         let credentials = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
         let mut headers = HeaderMap::new();
         if let Ok(mut value) = HeaderValue::from_str(&credentials) {
@@ -220,27 +219,14 @@ impl Introspector {
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let mut body = String::from("token=");
-        form_encode(&mut body, text.as_bytes());
-        body.push_str("&token_type_hint=access_token");
+        let mut body = String::new();
+        form::add_pair(&mut body, "token", text);
+        form::add_pair(&mut body, "token_type_hint", "access_token");
         (headers, Bytes::from(body))
     }
 
     fn questions(&self) -> MutexGuard<'_, HashMap<Digest, Question>> {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// `application/x-www-form-urlencoded` (RFC 6749 appendix B).
-fn form_encode(out: &mut String, bytes: &[u8]) {
-    for &byte in bytes {
-        match byte {
-            b' ' => out.push('+'),
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => out.push(char::from(byte)),
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
     }
 }
 
@@ -257,7 +243,7 @@ mod tests {
     #[test]
     fn credentials_are_form_encoded() {
         let mut out = String::new();
-        form_encode(&mut out, "a b:c+%~é*-._".as_bytes());
+        form::encode(&mut out, "a b:c+%~é*-._".as_bytes());
         assert_eq!(out, "a+b%3Ac%2B%25%7E%C3%A9*-._");
     }
 }

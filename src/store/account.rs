@@ -78,6 +78,32 @@ pub struct Token {
     pub address: Box<str>,
 }
 
+impl PasswordHash {
+    /// Of an account whose password is checked elsewhere: no password fits it.
+    pub fn elsewhere() -> Self {
+        Self("!elsewhere".into())
+    }
+}
+
+/// Somebody whose password was checked elsewhere, as told there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guest {
+    /// Their subject there; the `sub` of their tokens here.
+    pub id: Box<str>,
+    /// As told, or as they wrote it.
+    pub email: Box<str>,
+    /// The spelling by which emails are compared.
+    pub email_key: Box<str>,
+    /// As told; the email where nothing was.
+    pub username: Box<str>,
+    /// The `user_fields` that were told.
+    pub fields: Claims,
+    /// The scope of their tokens; `None`: as it is here.
+    pub scope: Option<Box<str>>,
+    /// Now.
+    pub at: UnixTime,
+}
+
 /// A session and the first tokens of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
@@ -208,6 +234,10 @@ pub trait Accounts: Send + Sync {
     /// Makes an account; `email_key` is the spelling by which emails are compared. With `login`, also its first
     /// session and tokens, all or nothing.
     fn create_user(&self, user: User, email_key: Box<str>, login: Option<Login>) -> Answer<'_, Created>;
+
+    /// The account of somebody whose password was checked elsewhere: made at their first sign-in, and brought up to
+    /// date at each. An email belongs to whom it was told of last; another account that had it keeps it for show only.
+    fn welcome(&self, guest: Guest) -> Answer<'_, User>;
 
     /// The account with this email, in the spelling by which emails are compared.
     fn user_by_email<'a>(&'a self, email_key: &'a str) -> Answer<'a, Option<User>>;

@@ -20,8 +20,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use account::{
-    Accounts, Created, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, SessionRow, Started,
-    Successor, Token, TokenRow, User,
+    Accounts, Created, Guest, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, SessionRow,
+    Started, Successor, Token, TokenRow, User,
 };
 pub use postgres::Postgres;
 pub use registry::{Registry, Standing};

@@ -83,6 +83,7 @@ suite! {
     what_stands_is_the_newest_of_each_selector
     accounts_are_listed_by_email_and_drawn_by_id
     a_disabled_account_begins_no_session_and_a_deleted_one_leaves_nothing
+    a_guest_is_made_once_and_kept_up_to_date
 }
 
 fn user(id: &str, email: &str) -> User {
@@ -493,4 +494,36 @@ async fn a_disabled_account_begins_no_session_and_a_deleted_one_leaves_nothing(p
     assert_eq!(store.session("s").await.unwrap(), None);
     assert_eq!(store.token("r0").await.unwrap(), None);
     assert!(!store.delete_user("u").await.unwrap() && !store.set_disabled("u", true).await.unwrap());
+}
+
+async fn a_guest_is_made_once_and_kept_up_to_date(place: Place) {
+    let store = place.open();
+    let guest = |id: &str, email: &str| Guest {
+        id: id.into(),
+        email: email.into(),
+        email_key: email.into(),
+        username: email.into(),
+        fields: serde_json::from_str(r#"{"firstname": "Ada"}"#).unwrap(),
+        scope: Some("read".into()),
+        at: NOW,
+    };
+    let made = store.welcome(guest("42", "ada@x.de")).await.unwrap();
+    assert_eq!((&*made.id, &*made.email, &*made.scope, made.disabled), ("42", "ada@x.de", "read", false));
+    assert_eq!(made.password_hash, PasswordHash::elsewhere());
+    store.set_disabled("42", true).await.unwrap();
+
+    let later = Guest { scope: None, at: NOW.plus(Duration::from_secs(9)), ..guest("42", "ada@y.de") };
+    let again = store.welcome(later).await.unwrap();
+    assert_eq!(
+        (&*again.email, &*again.scope, again.disabled, again.created),
+        ("ada@y.de", "read", true, NOW)
+    );
+    assert!(store.user_by_email("ada@x.de").await.unwrap().is_none());
+
+    // The email went to somebody else, who had one before.
+    store.welcome(guest("43", "bob@x.de")).await.unwrap();
+    store.welcome(guest("43", "ada@y.de")).await.unwrap();
+    assert_eq!(&*store.user_by_email("ada@y.de").await.unwrap().unwrap().id, "43");
+    assert_eq!(&*store.user("42").await.unwrap().unwrap().email, "ada@y.de");
+    assert_eq!(store.users("", 10).await.unwrap().len(), 2);
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod bound;
 mod bulk;
 mod cookies;
+mod delegate;
 mod durability;
 mod events;
 mod external;

@@ -8,8 +8,8 @@ use super::values::{Result, Text, integer, malformed, maybe_text, maybe_time, mi
 use super::{OWN_ISSUER, Postgres, rotation, sessions, users};
 use crate::clock::UnixTime;
 use crate::store::{
-    Accounts, Answer, Created, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, SessionRow,
-    Started, Token, TokenRow, User,
+    Accounts, Answer, Created, Guest, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session,
+    SessionRow, Started, Token, TokenRow, User,
 };
 use crate::token::TokenType;
 
@@ -122,6 +122,10 @@ fn read(row: &Row) -> Result<TokenRow> {
 impl Accounts for Postgres {
     fn create_user(&self, user: User, email_key: Box<str>, login: Option<Login>) -> Answer<'_, Created> {
         self.run((user, email_key, login), |client, new| Box::pin(users::create(client, new)))
+    }
+
+    fn welcome(&self, guest: Guest) -> Answer<'_, User> {
+        self.run(guest, |client, guest| Box::pin(users::welcome(client, guest)))
     }
 
     fn user_by_email<'a>(&'a self, email_key: &'a str) -> Answer<'a, Option<User>> {

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 
 use super::values::{Result, Text, integer, malformed, millis, text, time};
 use super::{sessions, tokens};
-use crate::store::{Created, Login, PasswordHash, Started, User};
+use crate::store::{Created, Guest, Login, PasswordHash, Started, User};
 
 const BY_EMAIL: &str =
     "SELECT id, email, username, password_hash, fields, scope, created, disabled FROM users
@@ -53,6 +53,46 @@ pub(super) async fn create(
     }
     transaction.commit().await?;
     Ok(Created::Done)
+}
+
+pub(super) async fn welcome(client: &mut Client, guest: &Guest) -> Result<User> {
+    let fields = serde_json::to_string(&guest.fields).map_err(malformed)?;
+    let transaction = client.transaction().await?;
+    // A control character: the key of nobody's email.
+    let free = transaction
+        .prepare_cached("UPDATE users SET email_key = chr(1) || id WHERE email_key = $1 AND id <> $2")
+        .await?;
+    transaction.execute(&free, &[&Text(&guest.email_key), &Text(&guest.id)]).await?;
+    let keep = transaction
+        .prepare_cached(
+            "INSERT INTO users (id, email_key, email, username, password_hash, fields, scope, created, disabled)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false)
+             ON CONFLICT (id) DO UPDATE SET email_key = excluded.email_key, email = excluded.email,
+                 username = excluded.username, fields = excluded.fields,
+                 scope = CASE WHEN $9 THEN excluded.scope ELSE users.scope END",
+        )
+        .await?;
+    let scope = guest.scope.as_deref().unwrap_or_default();
+    transaction
+        .execute(
+            &keep,
+            &[
+                &Text(&guest.id),
+                &Text(&guest.email_key),
+                &Text(&guest.email),
+                &Text(&guest.username),
+                &Text(&PasswordHash::elsewhere().0),
+                &Text(&fields),
+                &Text(scope),
+                &millis(guest.at),
+                &guest.scope.is_some(),
+            ],
+        )
+        .await?;
+    let select = transaction.prepare_cached(BY_ID).await?;
+    let user = read(&transaction.query_one(&select, &[&Text(&guest.id)]).await?)?;
+    transaction.commit().await?;
+    Ok(user)
 }
 
 /// The account is locked against changes: a password change or a disabling that runs at the same time either comes

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::clock::UnixTime;
 use crate::store::{
-    Accounts, Answer, Created, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, SessionRow,
-    Started, Token, TokenRow, User,
+    Accounts, Answer, Created, Guest, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session,
+    SessionRow, Started, Token, TokenRow, User,
 };
 use crate::token::TokenType;
 
@@ -95,6 +95,10 @@ fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
 impl Accounts for Sqlite {
     fn create_user(&self, user: User, email_key: Box<str>, login: Option<Login>) -> Answer<'_, Created> {
         self.write(move |connection| users::create(connection, &user, &email_key, login.as_ref()))
+    }
+
+    fn welcome(&self, guest: Guest) -> Answer<'_, User> {
+        self.write(move |connection| users::welcome(connection, &guest))
     }
 
     fn user_by_email<'a>(&'a self, email_key: &'a str) -> Answer<'a, Option<User>> {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::{integer, malformed, millis, sessions, time, tokens};
-use crate::store::{Created, Login, PasswordHash, Started, User};
+use crate::store::{Created, Guest, Login, PasswordHash, Started, User};
 
 const COLUMNS: &str = "id, email, username, password_hash, fields, scope, created, disabled";
 
@@ -39,6 +39,32 @@ pub(super) fn create(
         insert_login(connection, login)?;
     }
     Ok(Created::Done)
+}
+
+pub(super) fn welcome(connection: &Connection, guest: &Guest) -> rusqlite::Result<User> {
+    let fields = serde_json::to_string(&guest.fields).map_err(malformed)?;
+    // A control character: the key of nobody's email.
+    connection
+        .prepare_cached("UPDATE users SET email_key = char(1) || id WHERE email_key = ?1 AND id <> ?2")?
+        .execute(params![guest.email_key, guest.id])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO users (id, email_key, email, username, password_hash, fields, scope, created, disabled)
+             VALUES (:id, :email_key, :email, :username, :hash, :fields, coalesce(:scope, ''), :created, 0)
+             ON CONFLICT (id) DO UPDATE SET email_key = excluded.email_key, email = excluded.email,
+                 username = excluded.username, fields = excluded.fields, scope = coalesce(:scope, scope)",
+        )?
+        .execute(named_params! {
+            ":id": guest.id,
+            ":email_key": guest.email_key,
+            ":email": guest.email,
+            ":username": guest.username,
+            ":hash": PasswordHash::elsewhere().0,
+            ":fields": fields,
+            ":scope": guest.scope,
+            ":created": millis(guest.at),
+        })?;
+    by_id(connection, &guest.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
 pub(super) fn start_session(
