@@ -1,5 +1,6 @@
-//! The word that a response under way must not go on.
+//! What goes beside a message between the connection and whoever answers.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,3 +14,8 @@ pub trait Cuttable: Send + Sync {
 /// what was sent before keeps the body from being asked, so whoever drives the connection watches for this, too.
 #[derive(Clone)]
 pub struct Cut(pub Arc<dyn Cuttable>);
+
+/// An extension of a request that may become a tunnel: the connection counts it as under way for as long as this is
+/// kept.
+#[derive(Clone)]
+pub struct Hold(pub Arc<dyn Any + Send + Sync>);

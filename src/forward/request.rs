@@ -82,10 +82,12 @@ pub fn request(mut parts: Parts, outbound: &Outbound<'_>) -> Result<Parts, Probl
     if outbound.chunked && !outbound.http2 && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if outbound.upgrade && !outbound.http2 {
+    if outbound.upgrade {
+        // For an upstream of HTTP/2, too: how it is asked there is for those to know who hold the connection.
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+    parts.method = head.method().clone();
     parts.uri = Uri::from(target(outbound)?);
     parts.version = if outbound.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     Ok(parts)

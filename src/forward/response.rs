@@ -1,6 +1,6 @@
 //! From the upstream's response to the client's.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
@@ -21,8 +21,9 @@ pub struct Inbound<'a> {
     pub forwarding: &'a Forwarding,
     /// The id of its request.
     pub request_id: &'a RequestId,
-    /// A 101 that the caller turns into a tunnel: `Connection` and `Upgrade` go on to the client.
-    pub upgrade: bool,
+    /// It is a 101 that the caller turns into a tunnel, to a client that speaks this version: in HTTP/1.1, `Connection`
+    /// and `Upgrade` go on to it; in HTTP/2, the answer is 200 (RFC 8441 §5).
+    pub tunnel: Option<Version>,
 }
 
 /// Rewrites a response head for its client. `Content-Length` stays, for HEAD and 304 too, where it tells the length
@@ -37,9 +38,16 @@ pub fn response(mut parts: Parts, inbound: &Inbound<'_>) -> Parts {
     forwarded::add_via(headers, parts.version);
     headers.insert(inbound.forwarding.request_id_header().clone(), inbound.request_id.value().clone());
     edit(headers, &inbound.route.response_headers);
-    if inbound.upgrade && parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    match inbound.tunnel.filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS) {
+        Some(Version::HTTP_2) => {
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            parts.status = StatusCode::OK;
+        }
+        Some(_) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        None => {}
     }
     // The client's connection decides what is spoken on it; an upstream of HTTP/1.0 must not end it.
     parts.version = Version::HTTP_11;
@@ -62,7 +70,12 @@ mod tests {
     use super::super::settings::Settings;
     use super::*;
 
-    fn back(route: &Route, status: u16, upgrade: bool, fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn back(
+        route: &Route,
+        status: u16,
+        tunnel: Option<Version>,
+        fields: &[(&'static str, &'static str)],
+    ) -> HeaderMap {
         let mut received = Response::builder().status(status).version(Version::HTTP_10);
         for (name, value) in fields {
             received = received.header(*name, *value);
@@ -74,7 +87,7 @@ mod tests {
         };
         let forwarding = Forwarding::new(&settings, &fixtures::LIMITS, [route]);
         let request_id = RequestId::made(UnixTime::from_secs(1));
-        let inbound = Inbound { route, forwarding: &forwarding, request_id: &request_id, upgrade };
+        let inbound = Inbound { route, forwarding: &forwarding, request_id: &request_id, tunnel };
         let parts = response(received.body(()).unwrap().into_parts().0, &inbound);
         assert_eq!(parts.version, Version::HTTP_11);
         assert_eq!(parts.headers["via"], "1.0 portcullis");
@@ -86,7 +99,7 @@ mod tests {
     }
 
     fn check(fields: &[(&'static str, &'static str)], expected: &[&str]) {
-        let headers = back(&fixtures::route(), 200, false, fields);
+        let headers = back(&fixtures::route(), 200, None, fields);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, expected, "for {fields:?}");
@@ -128,7 +141,7 @@ mod tests {
             set: vec![(HeaderName::from_static("server"), HeaderValue::from_static("gate"))],
             remove: vec![HeaderName::from_static("x-powered-by")],
         };
-        let headers = back(&route, 200, false, &[("x-powered-by", "php"), ("server", "legacy")]);
+        let headers = back(&route, 200, None, &[("x-powered-by", "php"), ("server", "legacy")]);
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["server"], "gate");
     }
@@ -136,8 +149,10 @@ mod tests {
     #[test]
     fn only_a_tunnel_that_was_asked_for_goes_on_as_one() {
         let sent = [("connection", "upgrade"), ("upgrade", "websocket")];
-        assert_eq!(back(&fixtures::route(), 101, true, &sent).len(), 2);
-        assert_eq!(back(&fixtures::route(), 101, false, &sent).len(), 0);
-        assert_eq!(back(&fixtures::route(), 200, true, &sent).len(), 0);
+        let (http1, http2) = (Some(Version::HTTP_11), Some(Version::HTTP_2));
+        assert_eq!(back(&fixtures::route(), 101, http1, &sent).len(), 2);
+        assert_eq!(back(&fixtures::route(), 101, http2, &sent).len(), 0);
+        assert_eq!(back(&fixtures::route(), 101, None, &sent).len(), 0);
+        assert_eq!(back(&fixtures::route(), 200, http1, &sent).len(), 0);
     }
 }

@@ -26,7 +26,7 @@ pub use live::Live;
 pub use setup::{Parts, Setup};
 
 use crate::access::{self, Permit};
-use crate::answer::{Body, Problem};
+use crate::answer::{Body, Code, Problem};
 use crate::clock::Clock;
 use crate::forward::{self, RequestId};
 use crate::revocation::Blocklist;
@@ -114,6 +114,7 @@ impl Inner {
 
         if setup.endpoints.matches(head.path(), head.host()) {
             story.at_endpoint(setup);
+            tunnel::no_tunnel::<()>(&head, Code::InvalidRequest)?; // 400
             return Ok(self.control.run(setup.endpoint(peer, id, &head, request)).await?); // 503
         }
         let found = setup.routes.find(&head)?; // 404 405
@@ -137,12 +138,15 @@ impl Inner {
             setup.upstreams.send(Call::permitted(&permit), Request::from_parts(parts, body)).await?;
         story.served(&exchange.served, sent.elapsed()); // 502 503 504 are behind us
 
-        let tunnel = tunnel::opened(client, &mut exchange);
+        let tunnel = tunnel::opened(&head, client, &mut exchange)?; // 502
         if tunnel.is_some() || exchange.response.body().streams() {
             story.live = self.watch(setup, &permit, &story.method)?; // 401
         }
         let (parts, body) = exchange.response.into_parts();
-        let parts = forward::response(parts, &setup.inbound(found.route, id, tunnel.is_some()));
+        let parts = forward::response(
+            parts,
+            &setup.inbound(found.route, id, tunnel.is_some().then(|| head.version())),
+        );
         story.tunnel = tunnel;
         Ok(Response::from_parts(parts, body))
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Request, Uri};
+use http::{Request, Uri, Version};
 
 use super::settings::Settings;
 use crate::access::Permit;
@@ -148,9 +148,9 @@ impl Setup {
         &'a self,
         route: &'a Route,
         request_id: &'a RequestId,
-        upgrade: bool,
+        tunnel: Option<Version>,
     ) -> Inbound<'a> {
-        Inbound { route, forwarding: &self.forwarding, request_id, upgrade }
+        Inbound { route, forwarding: &self.forwarding, request_id, tunnel }
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Story {
     pub(super) token: Option<Arc<KnownToken>>,
     /// Its response or tunnel ends with its token.
     pub(super) live: Option<Watched>,
-    /// The answer is 101, and this is what follows it.
+    /// The answer opens it.
     pub(super) tunnel: Option<Tunnel>,
     log: AccessLog,
     began: Instant,
@@ -95,6 +95,7 @@ impl Story {
         self.host = head.host().into();
         self.path = head.path().into();
         self.grpc = head.is_grpc();
+        self.method = head.method().clone();
     }
 
     /// It is for one of our own endpoints.
@@ -135,8 +136,9 @@ impl Story {
         if let Some(code) = self.code {
             metrics.refused(code);
         }
-        let cut = self.live.as_ref().map(Watched::cut);
         let tunnel = self.tunnel.take();
+        // A tunnel looks for itself.
+        let cut = self.live.as_ref().filter(|_| tunnel.is_none()).map(Watched::cut);
         let ending = Ending { story: self, bytes: 0, complete: false };
         let mut response = match tunnel {
             Some(tunnel) => {
@@ -145,7 +147,7 @@ impl Story {
             }
             None => response.map(|body| Body::boxed(Told::new(body, ending))),
         };
-        if let Some(cut) = cut.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS) {
+        if let Some(cut) = cut {
             response.extensions_mut().insert(cut);
         }
         response

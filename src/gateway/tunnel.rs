@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::future::try_join;
 use http::Request;
 use http_body::Body as _;
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::frames::{self, Frames};
 use super::live::Cause;
 use super::story::Ending;
-use crate::answer::Body;
+use crate::answer::{Body, Code, Hold, Problem};
 use crate::route::Head;
 use crate::upstream::{self, Exchange};
 
@@ -36,27 +37,63 @@ const FRAME_WITHIN: Duration = Duration::from_millis(250);
 /// something of theirs is unread, and the reset might overtake the frame.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A tunnel whose 101 is on its way to the client.
+/// A tunnel whose 101 (200 over HTTP/2) is on its way to the client.
 pub(super) struct Tunnel {
-    /// The client's connection, once the 101 is written.
-    pub(super) client: OnUpgrade,
-    /// The upstream's.
-    pub(super) server: OnUpgrade,
+    client: Client,
+    /// The upstream's connection.
+    server: OnUpgrade,
     /// Its place among the requests under way.
-    pub(super) held: upstream::Tunnel,
+    held: upstream::Tunnel,
 }
 
-/// The client's connection, when its request asks for a WebSocket. One with a body is served without the upgrade, as
-/// are all other upgrades.
-pub(super) fn asked_for(head: &Head, request: &mut Request<Body>) -> Option<OnUpgrade> {
-    let wanted = head.wants_websocket() && request.body().is_end_stream();
-    wanted.then(|| hyper::upgrade::on(request))
+/// The client's side of a tunnel.
+pub(super) struct Client {
+    /// Its connection, or its stream, once the answer's head is written.
+    upgrade: OnUpgrade,
+    /// Its place on a connection that it shares.
+    _hold: Option<Hold>,
+}
+
+/// The client's side, when its request asks for a WebSocket. One with a body is served without the upgrade, as are all
+/// other upgrades.
+pub(super) fn asked_for(head: &Head, request: &mut Request<Body>) -> Option<Client> {
+    if !head.wants_websocket() || !request.body().is_end_stream() {
+        return None;
+    }
+    let upgrade = hyper::upgrade::on(&mut *request);
+    // They speak of this connection: nothing of it goes on to the upstream.
+    request.extensions_mut().remove::<Protocol>();
+    Some(Client { upgrade, _hold: request.extensions_mut().remove() })
 }
 
 /// The tunnel that the upstream has switched to.
-pub(super) fn opened(client: Option<OnUpgrade>, exchange: &mut Exchange) -> Option<Tunnel> {
-    let (client, held) = client.zip(exchange.tunnel.take())?;
-    Some(Tunnel { client, server: hyper::upgrade::on(&mut exchange.response), held })
+///
+/// # Errors
+/// 502 where there is none, and the client would take the answer for one.
+pub(super) fn opened(
+    head: &Head,
+    client: Option<Client>,
+    exchange: &mut Exchange,
+) -> Result<Option<Tunnel>, Problem> {
+    match client.zip(exchange.tunnel.take()) {
+        Some((client, held)) => {
+            let server = hyper::upgrade::on(&mut exchange.response);
+            Ok(Some(Tunnel { client, server, held }))
+        }
+        None if exchange.response.status().is_success() => no_tunnel(head, Code::UpstreamProtocolError),
+        None => Ok(None),
+    }
+}
+
+/// Refuses with this code who asks for a WebSocket over HTTP/2 where there is none: it would take any 2xx for one.
+///
+/// # Errors
+/// As said.
+pub(super) fn no_tunnel<T>(head: &Head, code: Code) -> Result<Option<T>, Problem> {
+    match head.is_extended_connect() {
+        true => Err(Problem::new(code, "there is no WebSocket here")),
+        false => Ok(None),
+    }
 }
 
 /// How the passing of bytes ended.
@@ -70,7 +107,7 @@ enum End {
 impl Tunnel {
     /// Passes bytes until the tunnel ends, then ends the story.
     pub(super) async fn run(self, mut ending: Ending) {
-        let Ok((client, server)) = try_join(self.client, self.server).await else { return };
+        let Ok((client, server)) = try_join(self.client.upgrade, self.server).await else { return };
         let mut link = Link {
             client: TokioIo::new(client),
             server: TokioIo::new(server),

@@ -1,10 +1,12 @@
 //! The admitted view of a request: what everything after it believes of method, host, path and framing.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, SEC_WEBSOCKET_KEY,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use hyper::ext::Protocol;
 
 use crate::answer::{Code, Problem};
 
@@ -50,7 +52,8 @@ impl Head {
     /// # Errors
     /// 400 closing the connection for anything ambiguous, 405 for CONNECT and TRACE, 414, 417, 421, 431.
     pub fn admit<B>(request: &Request<B>, peer: Peer, limits: &Limits) -> Result<Self, Problem> {
-        admit(request.method(), request.uri(), request.version(), request.headers(), peer, limits)
+        let websocket = connects_to_websocket(request.extensions());
+        admit(request.method(), request.uri(), request.version(), request.headers(), websocket, peer, limits)
     }
 
     /// [`Head::admit`] for a head without its body.
@@ -58,10 +61,12 @@ impl Head {
     /// # Errors
     /// As [`Head::admit`].
     pub fn admit_parts(parts: &http::request::Parts, peer: Peer, limits: &Limits) -> Result<Self, Problem> {
-        admit(&parts.method, &parts.uri, parts.version, &parts.headers, peer, limits)
+        let websocket = connects_to_websocket(&parts.extensions);
+        admit(&parts.method, &parts.uri, parts.version, &parts.headers, websocket, peer, limits)
     }
 
-    /// Never CONNECT or TRACE.
+    /// Never CONNECT or TRACE: a WebSocket over HTTP/2 is asked for with CONNECT (RFC 8441), and judged and forwarded
+    /// as the GET that it is over HTTP/1.1.
     pub const fn method(&self) -> &Method {
         &self.method
     }
@@ -124,9 +129,15 @@ impl Head {
         self.expect_continue
     }
 
-    /// A GET in HTTP/1.1 that asks to go on as WebSocket (RFC 6455 §4.1).
+    /// Asks to go on as WebSocket: a GET with `Upgrade` and a key in HTTP/1.1 (RFC 6455 §4.1), a CONNECT with `:protocol` in
+    /// HTTP/2 (RFC 8441 §4).
     pub const fn wants_websocket(&self) -> bool {
         self.websocket
+    }
+
+    /// The latter. To such a client every 2xx means that the tunnel is open.
+    pub fn is_extended_connect(&self) -> bool {
+        self.websocket && self.version == Version::HTTP_2
     }
 
     /// `Content-Type: application/grpc`, `application/grpc+proto` and so on.
@@ -154,10 +165,13 @@ fn admit(
     uri: &Uri,
     version: Version,
     headers: &HeaderMap,
+    to_websocket: bool,
     peer: Peer,
     limits: &Limits,
 ) -> Result<Head, Problem> {
     check_size(uri, headers, limits)?;
+    let tunnel = to_websocket && version == Version::HTTP_2 && *method == Method::CONNECT;
+    let method = if tunnel { &Method::GET } else { method };
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(Problem::new(Code::MethodNotAllowed, "the method is not allowed here")
             .with_allow(METHODS.to_owned()));
@@ -182,7 +196,8 @@ fn admit(
         absolute_form: version <= Version::HTTP_11 && uri.scheme().is_some(),
         framing,
         expect_continue,
-        websocket: version == Version::HTTP_11 && *method == Method::GET && wants_websocket(headers),
+        websocket: tunnel
+            || version == Version::HTTP_11 && *method == Method::GET && wants_websocket(headers),
         grpc: is_grpc(headers),
         peer,
     })
@@ -320,8 +335,13 @@ fn expect_continue(headers: &HeaderMap) -> Result<bool, Problem> {
     Ok(headers.contains_key(EXPECT))
 }
 
+fn connects_to_websocket(extensions: &Extensions) -> bool {
+    extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
 fn wants_websocket(headers: &HeaderMap) -> bool {
-    lists(headers, &UPGRADE, "websocket") && lists(headers, &CONNECTION, "upgrade")
+    let asked = lists(headers, &UPGRADE, "websocket") && lists(headers, &CONNECTION, "upgrade");
+    asked && headers.contains_key(SEC_WEBSOCKET_KEY)
 }
 
 /// A comma-separated field, on one line or more, has this member (RFC 9110 §5.6.1), ignoring case.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderName, Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -32,7 +32,7 @@ use super::drain::{Admission, Phase, Ticket, Watch};
 use super::guard::{BodyLength, Fault, HeadFacts};
 use super::stream::{Prefixed, Stream};
 use super::timer::Timer;
-use crate::answer::{Body, BoxError, Cut};
+use crate::answer::{Body, BoxError, Cut, Hold};
 use crate::route::Peer;
 
 /// What a connection begins with (RFC 9113 §3.4).
@@ -85,6 +85,12 @@ impl Place {
         streams.open.fetch_add(1, Ordering::AcqRel);
         streams.total.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(streams))
+    }
+
+    /// Another hold on the same connection, for the tunnel that a request may become.
+    fn once_more(&self) -> Self {
+        self.0.open.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(&self.0))
     }
 }
 
@@ -201,6 +207,8 @@ fn builder(rules: &Rules) -> http2::Builder<Tasks> {
     let list = rules.head.bytes_max + rules.head.fields_max * FIELD_OVERHEAD;
     http2
         .timer(TokioTimer::new())
+        // WebSockets (RFC 8441); what else is asked for this way is refused with all CONNECT.
+        .enable_connect_protocol()
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
         .max_local_error_reset_streams(RESETS_CAUSED_MAX)
@@ -221,10 +229,13 @@ impl<H: Handler> Shared<H> {
     async fn answer(&self, request: Request<Incoming>, place: Place) -> Response<Answer> {
         let verdict =
             if self.turned_away { Err(Fault::Overloaded.problem()) } else { Ok(self.facts(&request)) };
-        let request = request.map(|body| match body.is_end_stream() {
+        let mut request = request.map(|body| match body.is_end_stream() {
             true => Body::empty(),
             false => Body::boxed(Timed::new(body, self.rules.body_read_timeout)),
         });
+        if *request.method() == Method::CONNECT {
+            request.extensions_mut().insert(Hold(Arc::new(place.once_more())));
+        }
         let mut response = self.site.handler.handle(self.peer.clone(), verdict, request).await;
         self.site.layers.mark(&mut response);
         for name in &CONNECTION_SPECIFIC {

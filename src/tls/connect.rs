@@ -88,6 +88,13 @@ impl Connect {
         }
     }
 
+    /// The same, offering another protocol.
+    pub fn offering(&self, alpn: &[u8]) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Self { config: Arc::new(config), ..self.clone() }
+    }
+
     /// For the handshake.
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)

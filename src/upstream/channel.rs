@@ -4,6 +4,7 @@
 //! queue them, and one that waits there holds up all behind it. When all channels are full, another is opened.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{ConnectError, Connector};
 use super::error::Fault;
@@ -28,6 +31,11 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A connection on which requests wait and nothing comes is asked whether it lives, and given up if it does not say so.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_WITHIN: Duration = Duration::from_secs(20);
+/// What a target is taken to allow before it has said anything. A strange number, so that one that says this very one
+/// is unlikely; it would count as silent.
+const STREAMS_UNSAID: usize = 101;
+/// The first look for what the target says; each further one is twice as late.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
 /// Whatever a target allows, so that not everything hangs on one connection.
 const STREAMS_MAX: usize = 1024;
 
@@ -54,6 +62,8 @@ struct Channel {
     streams: AtomicUsize,
     /// As the target last said.
     streams_max: Arc<AtomicUsize>,
+    /// Whether it takes WebSockets (SETTINGS_ENABLE_CONNECT_PROTOCOL, RFC 8441 §3), once it has said anything.
+    websockets: watch::Receiver<Option<bool>>,
     used_at: AtomicU32,
     driver: JoinHandle<()>,
 }
@@ -156,24 +166,41 @@ impl Channel {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
+            .initial_max_send_streams(STREAMS_UNSAID)
             .handshake(TokioIo::new(socket))
             .await;
         let (sender, mut connection) =
             handshake.map_err(|error| ConnectError::Failed(std::io::Error::other(error)))?;
         let streams_max = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
         let said = Arc::clone(&streams_max);
+        let (tell, websockets) = watch::channel(None);
         let driver = tokio::spawn(async move {
             let _open = open;
+            let mut look_after = LOOK_AFTER;
+            // The library does not wake us when settings come.
+            let mut look = pin!(sleep(look_after));
+            let mut silent = true;
             // What ends a connection is told to the requests that wait on it; of an idle one nobody needs to know.
             let _ = std::future::poll_fn(|cx| {
-                let done = Future::poll(std::pin::Pin::new(&mut connection), cx);
-                said.store(connection.current_max_send_streams(), Ordering::Relaxed);
-                done
+                loop {
+                    let done = Future::poll(std::pin::Pin::new(&mut connection), cx);
+                    let max = connection.current_max_send_streams();
+                    said.store(max, Ordering::Relaxed);
+                    if silent && max != STREAMS_UNSAID {
+                        silent = false;
+                        let _ = tell.send(Some(connection.is_extended_connect_protocol_enabled()));
+                    }
+                    if done.is_ready() || !silent || look.as_mut().poll(cx).is_pending() {
+                        return done;
+                    }
+                    look_after *= 2;
+                    look.as_mut().reset(Instant::now() + look_after);
+                }
             })
             .await;
         });
         let (streams, used_at) = (AtomicUsize::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Self { sender, streams, streams_max, used_at, driver }))
+        Ok(Arc::new(Self { sender, streams, streams_max, websockets, used_at, driver }))
     }
 
     fn place(self: &Arc<Self>, reused: bool) -> Option<Place> {
@@ -197,6 +224,14 @@ impl Drop for Place {
 }
 
 impl Place {
+    /// Whether the target opens WebSockets on streams; waits so long for its word.
+    pub(super) async fn takes_websockets(&self, limit: Duration) -> bool {
+        let mut word = self.channel.websockets.clone();
+        let word = timeout(limit, word.wait_for(Option::is_some)).await;
+        // A connection that has ended says so itself when it is used.
+        word.is_ok_and(|word| word.is_ok_and(|word| *word == Some(true)))
+    }
+
     /// As [`super::wire::Wire::send`]; the connection is of use after an error, too. Dropping the future, or the
     /// response's body, resets the stream.
     pub(super) async fn send(
@@ -249,7 +284,7 @@ fn why(error: &hyper::Error) -> Why {
 }
 
 /// A request without a body once more.
-fn copy(request: &Request<Outgoing>) -> Box<Request<Outgoing>> {
+pub(super) fn copy(request: &Request<Outgoing>) -> Box<Request<Outgoing>> {
     let mut again = Request::new(Outgoing::empty());
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();

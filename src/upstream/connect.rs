@@ -64,6 +64,12 @@ impl Connector {
         Self { at, tls: target.tls.clone(), http2: target.http2, limit }
     }
 
+    /// The same target by HTTP/1.1, where ALPN can agree on it; by prior knowledge nobody knows both.
+    pub(super) fn by_http1(target: &Target, limit: Duration) -> Option<Self> {
+        let tls = target.tls.as_ref().filter(|_| target.http2)?.offering(b"http/1.1");
+        Some(Self { tls: Some(tls), http2: false, ..Self::new(target, limit) })
+    }
+
     /// How long connecting may take.
     pub(super) const fn limit(&self) -> Duration {
         self.limit

@@ -91,6 +91,9 @@ pub enum Fault {
     /// 101 where no upgrade was asked for (RFC 9110 §15.2.2).
     #[error("it switched protocols without being asked")]
     Unasked101,
+    /// An answer to another key than the one that it was asked with (RFC 6455 §4.1).
+    #[error("it opened a WebSocket with the answer to another key")]
+    WebSocketAccept,
     /// Informational responses without end.
     #[error("it sent informational responses without end")]
     Informational,

@@ -23,6 +23,7 @@ pub mod settings;
 mod socket;
 mod target;
 mod upload;
+mod websocket;
 mod wire;
 
 #[cfg(test)]
@@ -93,6 +94,7 @@ pub struct Exchange {
 pub struct Tunnel {
     /// No byte in either direction for so long ends it.
     pub idle: Option<Duration>,
+    _held: Option<response::Held>,
     _ticket: target::Ticket,
     _slot: Option<Slot>,
 }

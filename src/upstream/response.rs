@@ -117,10 +117,15 @@ pub(super) fn switch(
     lease: Lease,
     idle: Option<Duration>,
 ) -> (Response<Body>, Tunnel) {
-    if let Held::Wire(wire) = lease.held {
-        wire.detach();
-    }
-    (response.map(|_| Body::empty()), Tunnel { idle, _ticket: lease.ticket, _slot: lease.slot })
+    let held = match lease.held {
+        Held::Wire(wire) => {
+            wire.detach();
+            None
+        }
+        stream => Some(stream),
+    };
+    let tunnel = Tunnel { idle, _held: held, _ticket: lease.ticket, _slot: lease.slot };
+    (response.map(|_| Body::empty()), tunnel)
 }
 
 /// The response with a body that holds the lease to its end. A body that is there already, whole and of known

@@ -22,7 +22,7 @@ use super::response::{self, Lease};
 use super::settings::{self, Settings};
 use super::upload::Outgoing;
 use super::wire::{Lost, Wire};
-use super::{Exchange, Served, Slot, Tunnel};
+use super::{Exchange, Served, Slot, Tunnel, websocket};
 
 /// One address of an upstream.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Target {
     pub(super) counts: Counts,
     scheme: Scheme,
     connector: Connector,
+    /// Beside it, where HTTP/2 is spoken: for WebSockets that the target does not take there.
+    http1: Option<Connector>,
     stream_idle_timeout: Option<Duration>,
 }
 
@@ -79,6 +81,7 @@ impl Target {
             scheme: if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
             counts: Counts::default(),
             connector: Connector::new(target, settings.connect_timeout),
+            http1: Connector::by_http1(target, settings.connect_timeout),
             stream_idle_timeout: settings.stream_idle_timeout,
         }
     }
@@ -110,17 +113,35 @@ impl Target {
         let ticket = Ticket::new(self);
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(channels) = &self.channels {
+            if request.headers().contains_key(UPGRADE) {
+                return self.attempt_websocket(channels, request, timeout, retries, slot, ticket).await;
+            }
             request::to_http2(&mut request, &self.scheme, &self.host);
             return self.attempt_http2(channels, request, timeout, retries, slot, ticket).await;
         }
+        self.attempt_http1(None, request, timeout, retries, slot, ticket).await
+    }
+
+    /// The same over HTTP/1.1, on a new connection where one is given.
+    pub(super) async fn attempt_http1(
+        self: &Arc<Self>,
+        fresh: Option<(Wire, Duration)>,
+        mut request: Request<Outgoing>,
+        timeout: Option<Duration>,
+        retries: &mut u32,
+        slot: &mut Option<Slot>,
+        ticket: Ticket,
+    ) -> Result<Exchange, Failed> {
         request::to_http1(&mut request, &self.host);
         let upload = request.body().upload().cloned();
         let upgrade = request.headers().contains_key(UPGRADE);
-        let mut idle = self.pool.take();
+        let accept = if upgrade { websocket::ask(request.headers_mut()) } else { None };
+        let fresh = fresh.map(|(wire, took)| (wire, Some(took)));
+        let mut open = fresh.or_else(|| Some((self.pool.take()?, None)));
         loop {
-            let reused = idle.is_some();
-            let (mut wire, connect) = match idle.take() {
-                Some(wire) => (wire, None),
+            let reused = matches!(open, Some((_, None)));
+            let (mut wire, connect) = match open.take() {
+                Some(open) => open,
                 None => match self.connect().await {
                     Ok((wire, took)) => (wire, Some(took)),
                     Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
@@ -130,6 +151,9 @@ impl Target {
                 Ok(response) => {
                     let lease = Lease::new(wire, ticket, slot.take(), upload);
                     let served = Served { target: Arc::clone(&self.name), reused, connect };
+                    if let Err(fault) = websocket::answered(&response, accept.as_ref()) {
+                        return Err(self.lost(Lost::Fault(fault), false, true));
+                    }
                     let (response, tunnel) = self.admit(response, lease, upgrade).await?;
                     return Ok(Exchange { response, served, tunnel });
                 }
@@ -147,7 +171,7 @@ impl Target {
     }
 
     /// The same over a connection that others share.
-    async fn attempt_http2(
+    pub(super) async fn attempt_http2(
         self: &Arc<Self>,
         channels: &Channels,
         mut request: Request<Outgoing>,
@@ -191,7 +215,20 @@ impl Target {
         }
     }
 
-    async fn open_channel(&self, channels: &Channels) -> Result<(channel::Place, Duration), SendError> {
+    /// A connection that speaks HTTP/1.1 with a target that is spoken to in HTTP/2 else; `None` where there is no such.
+    /// That is no failure of the target: nobody has said that it speaks both.
+    pub(super) async fn open_http1(&self) -> Option<(Wire, Duration)> {
+        let connector = self.http1.as_ref()?;
+        let started = Instant::now();
+        self.counts.connects.fetch_add(1, Ordering::Relaxed);
+        let wire = Wire::open(connector, &self.counts.open).await.ok()?;
+        Some((wire, started.elapsed()))
+    }
+
+    pub(super) async fn open_channel(
+        &self,
+        channels: &Channels,
+    ) -> Result<(channel::Place, Duration), SendError> {
         let started = Instant::now();
         self.counts.connects.fetch_add(1, Ordering::Relaxed);
         match channels.open(&self.connector, &self.counts.open).await {
@@ -235,7 +272,21 @@ impl Target {
         }
     }
 
-    fn lost(&self, lost: Lost, reused: bool, spoke: bool) -> Failed {
+    pub(super) const fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// Of tunnels and response bodies.
+    pub(super) const fn stream_idle_timeout(&self) -> Option<Duration> {
+        self.stream_idle_timeout
+    }
+
+    /// How long connecting may take.
+    pub(super) const fn connect_timeout(&self) -> Duration {
+        self.connector.limit()
+    }
+
+    pub(super) fn lost(&self, lost: Lost, reused: bool, spoke: bool) -> Failed {
         let target = Arc::clone(&self.name);
         let (error, unsent) = match lost {
             Lost::Body(source) => return Failed { error: SendError::RequestBody(source), unsent: None },

@@ -29,6 +29,7 @@ mod shared_store;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;
 mod tls;
+mod tunnels;
 mod upstream_tls;
 mod users;
 mod verdicts;

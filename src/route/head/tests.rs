@@ -173,15 +173,34 @@ fn knows_the_framing_of_the_body() {
 }
 
 #[test]
-fn knows_a_websocket_by_both_fields() {
+fn knows_a_websocket_by_its_fields() {
     let wants = |line, fields: &[(&str, &str)]| {
-        let fields = [&[("host", "a")], fields].concat();
+        let fields = [&[("host", "a"), ("sec-websocket-key", "k")], fields].concat();
         admit11(line, &fields).unwrap().wants_websocket()
     };
     assert!(wants("GET /", &[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]));
     assert!(!wants("GET /", &[("upgrade", "websocket")]));
     assert!(!wants("GET /", &[("connection", "upgrade"), ("upgrade", "h2c")]));
     assert!(!wants("POST /", &[("connection", "upgrade"), ("upgrade", "websocket")]));
+    let keyless = [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")];
+    assert!(!admit11("GET /", &keyless).unwrap().wants_websocket());
+}
+
+#[test]
+fn knows_a_websocket_over_http_2_by_its_protocol() {
+    let admit = |version, protocol: Option<&'static str>| {
+        let mut request = Request::builder().method("CONNECT").uri("https://a.test/ws?x").version(version);
+        if let Some(protocol) = protocol {
+            request = request.extension(hyper::ext::Protocol::from_static(protocol));
+        }
+        Head::admit(&request.body(()).unwrap(), PEER, &LIMITS)
+    };
+    let head = admit(Version::HTTP_2, Some("websocket")).unwrap();
+    assert!(head.wants_websocket() && head.is_extended_connect());
+    assert_eq!((head.method().as_str(), head.path(), head.query()), ("GET", "/ws", Some("x")));
+    assert!(admit(Version::HTTP_2, Some("connect-udp")).is_err());
+    assert!(admit(Version::HTTP_2, None).is_err());
+    assert!(admit(Version::HTTP_11, Some("websocket")).is_err());
 }
 
 #[test]

@@ -211,6 +211,7 @@ async fn an_upgrade_that_was_asked_for_is_handed_over() {
     let mut request = get();
     request.headers_mut().insert("connection", "upgrade".parse().unwrap());
     request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+    request.headers_mut().insert("sec-websocket-key", "k".parse().unwrap());
     let exchange = upstreams.send(Call::default(), request).await.unwrap();
     assert_eq!(exchange.response.status(), StatusCode::SWITCHING_PROTOCOLS);
     let upgraded = hyper::upgrade::on(exchange.response).await.unwrap();
