@@ -25,6 +25,7 @@
 //! | [`fetch`] | small requests of our own to other programs |
 //! | [`forward`] | rewriting a message between its two sides |
 //! | [`access`] | the decision |
+//! | [`fleet`] | the log that gateways share |
 //! | [`revocation`] | the log, and what is projected from it |
 //! | [`store`] | users, sessions, issued tokens, the audit trail |
 //! | [`route`] | which route a request falls under |
@@ -49,6 +50,7 @@ pub mod clock;
 pub mod config;
 pub mod endpoint;
 pub mod fetch;
+pub mod fleet;
 pub mod forward;
 pub mod gateway;
 pub mod issuer;

@@ -14,6 +14,7 @@ mod context;
 mod delegate;
 mod error;
 mod files;
+mod fleet;
 mod headers;
 mod issuers;
 mod json;
@@ -110,7 +111,7 @@ fn settings(path: &Path, mut root: Table<'_>) -> Settings {
     let clients = auth::clients(&mut root);
     let own_issuer = own.settings.as_ref().map(|settings| (&*settings.own.issuer, own.issuer_at.as_ref()));
     let issuers = issuers::read(&mut root, own_issuer, &state_dir);
-    let revocation = state::read(&mut root, &state_dir);
+    let (revocation, fleet) = state::read(&mut root, &state_dir);
     let upstreams = upstreams::read(&mut root);
     let declared = routes::Declared {
         upstreams: upstreams.iter().map(|upstream| &*upstream.name).collect(),
@@ -133,6 +134,7 @@ fn settings(path: &Path, mut root: Table<'_>) -> Settings {
         clients,
         issuers,
         revocation,
+        fleet,
         upstreams,
         routes,
     }
@@ -174,6 +176,8 @@ pub struct Settings {
     pub issuers: Vec<issuer::settings::External>,
     /// The log.
     pub revocation: revocation::settings::Settings,
+    /// The log that gateways share; `None`: this one is alone.
+    pub fleet: Option<crate::fleet::settings::Settings>,
     /// In the order of the file.
     pub upstreams: Vec<upstream::settings::Settings>,
     /// In the order of the file.

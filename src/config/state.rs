@@ -1,10 +1,11 @@
-//! `[state]`, `[store]`, `[revocation]` and `[revocation.cluster]`.
+//! `[state]`, `[store]` and `[revocation]`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::reader::{Table, boxed};
-use super::{check, files};
+use super::{check, files, fleet};
+use crate::fleet::settings::Settings as Fleet;
 use crate::revocation::settings::{Fsync, OnLostState, Settings as Revocation};
 use crate::store::settings::{Postgres, Settings as Store};
 
@@ -47,7 +48,7 @@ pub(super) fn read_store(root: &mut Table<'_>) -> Store {
 }
 
 /// Reads `[revocation]`.
-pub(super) fn read(root: &mut Table<'_>, state_dir: &Path) -> Revocation {
+pub(super) fn read(root: &mut Table<'_>, state_dir: &Path) -> (Revocation, Option<Fleet>) {
     let mut t = root.section("revocation", "[revocation]");
     let fsync_value = t.get("fsync");
     let fsync = if let Some(toml::de::DeValue::Integer(_)) = fsync_value.raw() {
@@ -82,9 +83,9 @@ pub(super) fn read(root: &mut Table<'_>, state_dir: &Path) -> Revocation {
     );
     let cut_live_connections = t.get("cut_live_connections").flag(true);
     let token_cache = t.get("token_cache").count(65536, 0..=100_000_000);
-    cluster(&mut t);
+    let fleet = fleet::read(&mut t);
     t.finish();
-    Revocation {
+    let revocation = Revocation {
         state_dir: state_dir.to_owned(),
         fsync,
         snapshot_every,
@@ -93,34 +94,6 @@ pub(super) fn read(root: &mut Table<'_>, state_dir: &Path) -> Revocation {
         on_lost_state,
         cut_live_connections,
         token_cache,
-    }
-}
-
-fn cluster(revocation: &mut Table<'_>) {
-    let mut t = revocation.section("cluster", "[revocation.cluster]");
-    let url = t.get("url");
-    if t.is_given() {
-        t.cx.needs("cluster", t.at.as_ref(), "[revocation.cluster]");
-        let known = ["redis://", "rediss://", "postgres://", "postgresql://"];
-        if let Some(url) = url.required("add url = \"redis://127.0.0.1:6379\"").filled()
-            && !known.iter().any(|scheme| url.value.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
-        {
-            let hint = "write \"redis://HOST:PORT\", \"rediss://HOST:PORT\" or \"postgres://HOST/DATABASE\""
-                .to_owned();
-            url.fail(format!("{} is not a shared log", url.quoted()), hint);
-        }
-    }
-    if let Some(namespace) = t.get("namespace").filled() {
-        let good =
-            namespace.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-        if !good || namespace.value.len() > 64 {
-            let hint = "write up to 64 letters, digits, \"_\", \"-\" and \".\"".to_owned();
-            namespace.fail(format!("namespace {} is not a plain name", namespace.quoted()), hint);
-        }
-    }
-    t.get("wait_replicas").number_u32(0, 0..=100);
-    t.get("when_unreachable").choice(&[("accept", false), ("refuse", true)], false);
-    t.get("max_staleness").duration_within(Duration::from_secs(30), Duration::from_secs(1)..=Duration::MAX);
-    t.get("when_stale").choice(&[("serve", false), ("refuse", true)], false);
-    t.finish();
+    };
+    (revocation, fleet)
 }

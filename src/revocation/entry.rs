@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::digest;
 
+use super::record::{Origin, Reader, decode_entry, encode_entry};
 use crate::clock::UnixTime;
 
 /// The most bytes of a value: a subject; every other name is at most [`NAME_BYTES_MAX`].
@@ -43,6 +44,19 @@ impl Kind {
             Self::Subject => SUBJECT_BYTES_MAX,
             Self::Issuer => 0,
             _ => NAME_BYTES_MAX,
+        }
+    }
+
+    /// Its number in the log, in snapshots and in the shared log.
+    pub const fn number(&self) -> u8 {
+        match self {
+            Self::Token => 1,
+            Self::Session => 2,
+            Self::Subject => 3,
+            Self::Client => 4,
+            Self::Key => 5,
+            Self::Issuer => 6,
+            Self::Claim(_) => 7,
         }
     }
 
@@ -200,6 +214,21 @@ pub struct Revocation {
     pub address: Box<str>,
     /// When it was asked for.
     pub at: UnixTime,
+}
+
+impl Revocation {
+    /// Writes it to `out` as the log does, for the shared log of a fleet. It must have passed [`Revocation::validate`].
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_entry(self, &Origin::Local, out);
+    }
+
+    /// Takes one off the front of `bytes`; `None` for what [`Revocation::encode`] did not write.
+    pub fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let mut read = Reader(bytes);
+        let record = decode_entry(1, &mut read).ok()?;
+        *bytes = read.0;
+        Some(record.revocation)
+    }
 }
 
 #[cfg(test)]

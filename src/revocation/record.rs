@@ -281,15 +281,7 @@ impl FrameHead {
 
 /// The number of a kind in the log and in snapshots.
 pub(super) const fn kind_number(kind: &Kind) -> u8 {
-    match kind {
-        Kind::Token => 1,
-        Kind::Session => 2,
-        Kind::Subject => 3,
-        Kind::Client => 4,
-        Kind::Key => 5,
-        Kind::Issuer => 6,
-        Kind::Claim(_) => 7,
-    }
+    kind.number()
 }
 
 /// Writes one entry to `out`. It must have passed [`Revocation::validate`].
@@ -331,7 +323,8 @@ pub(super) fn decode_entries(first: u64, count: u32, body: &[u8]) -> Result<Vec<
     if read.0.is_empty() { Ok(records) } else { Err(Bad::Damaged("a record is longer than its entries")) }
 }
 
-fn decode_entry(sequence: u64, read: &mut Reader<'_>) -> Result<Record, Bad> {
+/// The entry at the front of bytes.
+pub(super) fn decode_entry(sequence: u64, read: &mut Reader<'_>) -> Result<Record, Bad> {
     let [flags, number] = read.take()?;
     if flags & !(LIFT | CUTOFF | ORIGIN) != 0 {
         return Err(Bad::Damaged("an entry has unknown flags"));
