@@ -3,12 +3,6 @@
 
 /// The feature, as its reader calls it, and what to do for now.
 const PENDING: &[(&str, Option<&str>)] = &[
-const PENDING: &[(&str, Option<&str>)] = &[
-    ("cluster", None),
-    ("cluster_postgres", Some("write \"redis://HOST:PORT\"")),
-    ("rate_limit", None),
-    ("cors", None),
-];
     ("cluster", None),
     ("cluster_postgres", Some("write \"redis://HOST:PORT\"")),
     ("rate_limit", None),
