@@ -5,6 +5,7 @@ mod auth_endpoints;
 mod bad_input;
 mod bound;
 mod bulk;
+mod components;
 mod cookies;
 mod delegate;
 mod durability;

@@ -5,6 +5,7 @@ pub(crate) mod curl;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod jwt;
+pub(crate) mod nginx;
 pub(crate) mod node;
 pub(crate) mod pki;
 pub(crate) mod postgres;
