@@ -3,6 +3,7 @@
 
 mod auth_endpoints;
 mod bad_input;
+mod balancers;
 mod bound;
 mod bulk;
 mod components;
@@ -21,12 +22,14 @@ mod libraries;
 mod listeners;
 mod live;
 mod operations;
+mod passing;
 mod proxying;
 mod receivers;
 mod refresh;
 mod revocations;
 mod shared_keys;
 mod shared_store;
+mod sockets;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;
 mod tls;
