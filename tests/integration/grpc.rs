@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use crate::support::account::Account;
-use crate::support::jwt::claims_of;
-use crate::support::{Program, Setup, Upstream};
+use crate::support::jwt::{Key, claims, claims_of};
+use crate::support::{Program, Setup, Upstream, now};
 
 #[test]
 fn calls_streams_refusals_and_cuts() {
@@ -63,4 +63,23 @@ fn calls_streams_refusals_and_cuts() {
     assert_eq!(server.line(), "ended Count");
     gateway.sigterm();
     assert!(gateway.wait().success());
+}
+
+#[test]
+fn a_stream_ends_when_its_token_expires() {
+    let mut server = Program::python("grpc", "server.py", &[]);
+    let port: u16 = server.line().parse().unwrap();
+    let key = Key::secret("legacy");
+    let gateway = Setup::without_auth()
+        .secret("legacy.key", key.secret_bytes())
+        .section("[[issuers]]\nname = \"legacy\"\nalgorithms = [\"HS256\"]\nsecret_file = \"legacy.key\"\n")
+        .upstream_with("g", SocketAddr::from(([127, 0, 0, 1], port)), "http2 = true\n")
+        .route("t", "/t.T", "g", "access")
+        .start();
+    let token = key.token(&claims("t-1", &json!({ "exp": now() + 6 })));
+    let mut client =
+        Program::python("grpc", "client.py", &[&gateway.address().to_string(), &token, "stream"]);
+    assert_eq!(client.step("cut")["code"], 1);
+    assert_eq!(server.line(), "ended Count");
+    assert!(gateway.metrics().contains("portcullis_cut_connections_total 1"));
 }

@@ -1,13 +1,18 @@
 //! WebSockets over HTTP/2 (RFC 8441), on either side, with `ws` and Node's streams on one and `websockets` of PyPI on the
 //! other: programs that we did not write, each of which checks what the other version of HTTP has no need of.
 
+use std::future::Future;
 use std::process::Command;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
 use serde_json::{Value, json};
 
 use crate::support::account::Account;
 use crate::support::jwt::claims_of;
 use crate::support::program::file;
+use crate::support::wait::DEADLINE;
 use crate::support::{Gateway, Program, Setup, Upstream, node, wait_for};
 
 fn script(arguments: &[&str]) -> Program {
@@ -131,6 +136,7 @@ fn a_client_over_http_2_reaches_a_server_over_http_2() {
     let expected =
         json!({ "path": "/ws/path?q=1", "protocol": "websocket", "subject": subject, "unasked": [] });
     assert_eq!(seen, expected);
+    assert_eq!(server.step("over")["path"], "/plain");
     let closed = server.step("closed");
     assert_eq!((&closed["code"], &closed["reason"]), (&json!(4001), &json!("enough")));
     server.step("closed");
@@ -157,4 +163,128 @@ fn a_client_over_http_1_reaches_a_server_over_http_2() {
     let closed = server.step("closed");
     assert_eq!((&closed["code"], &closed["reason"]), (&json!(1008), &json!("token revoked")));
     assert!(client.wait().success());
+}
+
+// --- ordinary requests to such a server --------------------------------------------------------------------------
+
+fn before(address: &str) -> Setup {
+    Setup::new()
+        .section(&format!("[[upstreams]]\nname = \"up\"\ntargets = [\"h2c://{address}\"]"))
+        .route("open", "/", "up", "public")
+        .route("events", "/events", "up", "access")
+}
+
+async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
+    let stream = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    send.ready().await.unwrap()
+}
+
+/// Status (0 without one), body, and how the answer to a request over HTTP/2 ended.
+async fn ask(
+    client: &mut SendRequest<Bytes>,
+    request: Request<()>,
+    body: &[u8],
+) -> (u16, String, Result<Option<http::HeaderMap>, h2::Error>) {
+    let (answer, mut upload) = client.send_request(request, body.is_empty()).unwrap();
+    if !body.is_empty() {
+        upload.send_data(Bytes::copy_from_slice(body), false).unwrap(); // and more is to come
+    }
+    let mut answer = match answer.await {
+        Ok(answer) => answer,
+        Err(error) => return (0, String::new(), Err(error)),
+    };
+    let (status, mut text) = (answer.status().as_u16(), Vec::new());
+    while let Some(data) = answer.body_mut().data().await {
+        match data {
+            Ok(data) => text.extend_from_slice(&data),
+            Err(error) => return (status, String::from_utf8(text).unwrap(), Err(error)),
+        }
+    }
+    (status, String::from_utf8(text).unwrap(), answer.body_mut().trailers().await)
+}
+
+fn run<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, test).await.expect("in time") })
+}
+
+#[test]
+fn what_a_server_over_http_2_does_with_a_request_reaches_its_client() {
+    let (mut server, address) = streams();
+    let gateway = before(&address).start();
+    // A half is a half to everybody; a reset may overtake what was sent before it.
+    let mut client = gateway.connect();
+    client.send(gateway.get("/broken").bytes());
+    assert!(client.closed());
+    assert!(!client.rest().ends_with(b"\r\n0\r\n\r\n"));
+    assert_eq!(server.step("over")["path"], "/broken");
+    // What was not looked at is asked for again.
+    assert_eq!(gateway.get("/refused").send().expect(200).text(), "try 2");
+    assert_eq!(server.step("over")["reset"], 7);
+    assert_eq!(server.step("over")["reset"], 0);
+    gateway.post("/refused").body("text/plain", "x").send().expect(502);
+    server.step("over");
+    // An answer that is whole before its request is.
+    let mut client = gateway.connect();
+    client.send("POST /early HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9000000\r\n\r\nthe beginning");
+    assert_eq!(client.answer("POST").expect(413).text(), "enough");
+    server.step("over");
+    assert_eq!(gateway.get("/hints").send().expect(200).text(), "hinted");
+    server.step("over");
+    // A client that leaves.
+    let mut client = gateway.connect();
+    client.send(gateway.get("/silent").bytes());
+    wait_for("the request", || {
+        let report = gateway.admin("GET", "/admin/upstreams").send().expect(200).text();
+        report.contains("\"in_flight\":1").then_some(())
+    });
+    drop(client);
+    assert_eq!(server.step("over")["reset"], 8, "CANCEL");
+    run(async {
+        let mut client = connect(&gateway).await;
+        let get = |path: &str| Request::get(format!("http://a.test{path}")).body(()).unwrap();
+        let (_, _, end) = ask(&mut client, get("/broken"), b"").await;
+        assert!(end.unwrap_err().is_reset());
+        let (status, body, end) = ask(&mut client, get("/trailers"), b"").await;
+        assert_eq!((status, body.as_str()), (200, "words"));
+        assert_eq!(end.unwrap().unwrap()["x-sum"], "5");
+        let early = Request::post("http://a.test/early").body(()).unwrap();
+        let (status, body, end) = ask(&mut client, early, b"the beginning").await;
+        assert_eq!((status, body.as_str()), (413, "enough"));
+        assert!(end.is_ok(), "{end:?}");
+    });
+    assert_eq!(gateway.get("/trailers").send().expect(200).text(), "words");
+    // A good-bye costs nobody anything.
+    for _ in 0..5 {
+        assert_eq!(gateway.get("/last").send().expect(200).text(), "last");
+        assert_eq!(gateway.get("/any").send().expect(200).text(), "GET /any");
+    }
+}
+
+#[test]
+fn events_from_a_server_over_http_2_end_with_their_token() {
+    let (mut server, address) = streams();
+    let gateway = before(&address).start();
+    let ann = Account::sign_up(&gateway, "ann@a.test");
+    let mut first = gateway.connect();
+    first.send(gateway.get("/events").bearer(&ann.access).bytes());
+    first.read_until("an event", |bytes| bytes.ends_with(b"data: begun\n\n\r\n"));
+    run(async {
+        let mut second = connect(&gateway).await;
+        let request =
+            Request::get("http://a.test/events").header("authorization", format!("Bearer {}", ann.access));
+        let (answer, _) = second.send_request(request.body(()).unwrap(), true).unwrap();
+        let mut answer = answer.await.unwrap();
+        assert_eq!(answer.body_mut().data().await.unwrap().unwrap(), "data: begun\n\n");
+        gateway.revoke(&json!({ "kind": "session", "value": claims_of(&ann.access)["sid"] }));
+        let end = answer.body_mut().data().await.unwrap().unwrap_err();
+        assert_eq!(end.reason(), Some(h2::Reason::CANCEL));
+    });
+    assert!(first.closed());
+    assert!(!first.rest().ends_with(b"0\r\n\r\n"));
+    for _ in 0..2 {
+        assert_eq!(server.step("over"), json!({ "step": "over", "path": "/events", "reset": 8 }));
+    }
 }

@@ -1,11 +1,11 @@
-"""Calls the service through ADDRESS with TOKEN; prints one JSON line a step. For `stream` it goes on after a line of input."""
+"""Calls the service through ADDRESS with TOKEN; prints one JSON line a step. With a third argument, a stream is all."""
 
 import json
 import sys
 
 import grpc
 
-address, token = sys.argv[1:]
+address, token, *only = sys.argv[1:]
 same = lambda data: data
 LARGE = 16 << 20
 channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", LARGE)])
@@ -24,6 +24,13 @@ def status(error):
     return dict(code=error.code().value[0], words=error.details())
 
 
+if only:
+    stream = call("unary_stream", "/t.T/Count", b"1")
+    try:
+        tell(step="stream", answers=[answer.decode() for answer in stream])
+    except grpc.RpcError as error:
+        tell(step="cut", **status(error))
+    sys.exit()
 answer, done = channel.unary_unary("/t.T/Unary", same, same).with_call(b"hello", metadata=bearer, timeout=30)
 tell(step="unary", answer=answer.decode(), trailers=dict(done.trailing_metadata()))
 for step, method, request, metadata in [

@@ -16,11 +16,54 @@ function websocket(stream, server) {
   return socket;
 }
 
+// What a server may do with an ordinary request.
+const behaviours = {
+  "/events"(stream) {
+    stream.respond({ ":status": 200, "content-type": "text/event-stream" });
+    stream.write("data: begun\n\n");
+  },
+  "/broken"(stream) {
+    stream.respond({ ":status": 200 });
+    stream.write("half", () => stream.destroy(new Error("broken")));
+  },
+  // Whole, without having read the request: then it need not be sent on (RFC 9113 section 8.1).
+  "/early"(stream) {
+    stream.respond({ ":status": 413, "content-length": "6" });
+    stream.end("enough", () => stream.close(http2.constants.NGHTTP2_NO_ERROR));
+  },
+  "/refused"(stream) {
+    refused += 1;
+    if (refused % 2 === 1) return stream.close(http2.constants.NGHTTP2_REFUSED_STREAM);
+    stream.respond({ ":status": 200 });
+    stream.end(`try ${refused}`);
+  },
+  "/silent"() {},
+  "/trailers"(stream) {
+    stream.respond({ ":status": 200 }, { waitForTrailers: true });
+    stream.on("wantTrailers", () => stream.sendTrailers({ "x-sum": "5" }));
+    stream.end("words");
+  },
+  "/hints"(stream) {
+    stream.additionalHeaders({ ":status": 103, link: "</a.css>" });
+    stream.respond({ ":status": 200 });
+    stream.end("hinted");
+  },
+  // The last request of its connection.
+  "/last"(stream) {
+    stream.session.goaway(http2.constants.NGHTTP2_NO_ERROR, stream.id);
+    stream.respond({ ":status": 200 });
+    stream.end("last");
+  },
+};
+let refused = 0;
+
 function serve() {
   const server = http2.createServer({ settings: { enableConnectProtocol: true } });
   server.on("stream", (stream, headers) => {
     stream.on("error", () => {});
     if (headers[":method"] !== "CONNECT") {
+      stream.on("close", () => tell("over", { path: headers[":path"], reset: stream.rstCode }));
+      if (headers[":path"] in behaviours) return behaviours[headers[":path"]](stream);
       stream.respond({ ":status": 200 });
       return stream.end(`${headers[":method"]} ${headers[":path"]}`);
     }
