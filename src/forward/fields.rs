@@ -38,9 +38,18 @@ fn rebuild(headers: &mut HeaderMap, mut keep: impl FnMut(&HeaderName) -> bool) {
     }
 }
 
-/// The name that a program which takes `_` for `-` would see.
+/// Of letters, digits and `-` alone, as every name that we write or judge. CGI makes a variable of a name, and with it
+/// one name of several: `_` for `-` at most programs, for all other punctuation, too, at some (lighttpd, older Apache).
+pub(super) fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// The plain name that such a program would see.
 pub(super) fn fold(name: &str) -> Cow<'_, str> {
-    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
+    if is_plain(name) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect())
 }
 
 /// The members of a comma-separated list (RFC 9110 §5.6.1), empty ones left out.

@@ -11,7 +11,7 @@ use crate::answer::{Code, Problem};
 use crate::route::settings::{HeaderEdits, Route};
 use crate::route::{Head, is_underscored};
 
-use super::fields::{Scratch, fold, retain};
+use super::fields::{Scratch, fold, is_plain, retain};
 use super::forwarding::Forwarding;
 use super::identity::{self, Identity};
 use super::request_id::{RequestId, keep_or_make_trace};
@@ -104,7 +104,7 @@ pub(super) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 }
 
 fn is_dropped(name: &HeaderName, trusted: bool, outbound: &Outbound<'_>) -> bool {
-    if !is_underscored(name) {
+    if is_plain(name.as_str()) {
         let name = name.as_str();
         return is_stripped(name, outbound)
             || (!trusted && (forwarded::is_claim(name) || name == VIA.as_str()));
@@ -113,7 +113,7 @@ fn is_dropped(name: &HeaderName, trusted: bool, outbound: &Outbound<'_>) -> bool
     let folded = fold(name.as_str());
     let edits = &outbound.route.request_headers;
     let mut edited = edits.set.iter().map(|(name, _)| name).chain(&edits.remove);
-    !outbound.forwarding.allows_underscores()
+    is_underscored(name) && !outbound.forwarding.allows_underscores()
         || is_stripped(&folded, outbound)
         || forwarded::is_claim(&folded)
         || outbound.forwarding.is_ours(&folded)
