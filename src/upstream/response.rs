@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -42,6 +42,12 @@ pub(super) fn check(response: &mut Response<Incoming>, upgrade: bool) -> Result<
         }
         if headers.contains_key(TRANSFER_ENCODING) {
             return Err(Fault::TwoLengths);
+        }
+        // Leading zeros are allowed here, and octal to some; what goes on is in the one spelling.
+        let plain = digits.iter().position(|&digit| digit != b'0').unwrap_or(digits.len() - 1);
+        if plain > 0 {
+            let length = HeaderValue::from_bytes(&digits[plain..]).map_err(|_| Fault::ContentLength)?;
+            headers.insert(CONTENT_LENGTH, length);
         }
         if status == StatusCode::NO_CONTENT || status == StatusCode::SWITCHING_PROTOCOLS {
             headers.remove(CONTENT_LENGTH);
