@@ -183,6 +183,9 @@ fn admit(
     let authority = authority(uri, version, headers)?;
     misdirected(&authority, &peer)?;
     let target = target(method, uri)?;
+    if version > Version::HTTP_11 {
+        check_query(&target)?;
+    }
     let (normal_path, encoded_slash) = normal_path(&target)?;
     let framing = framing(version, headers)?;
     let expect_continue = expect_continue(headers)?;
@@ -278,6 +281,15 @@ fn target(method: &Method, uri: &Uri) -> Result<PathAndQuery, Problem> {
         web && (path.path().starts_with('/') || (path.as_str() == "*" && *method == Method::OPTIONS))
     });
     path.cloned().ok_or_else(|| ambiguous("the request target has neither origin-form nor absolute-form"))
+}
+
+/// In HTTP/1.1 the raw bytes of the target have been judged; in HTTP/2 whatever the library takes for a query comes
+/// here, and would go on as it is into the request line of an upstream that may stop, or decode, at such a byte.
+fn check_query(target: &PathAndQuery) -> Result<(), Problem> {
+    if target.query().is_none_or(|query| query.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Ok(());
+    }
+    Err(ambiguous("the query holds a character that must be percent-encoded"))
 }
 
 /// The path where it has to be rewritten, and whether it holds `%2F`.
