@@ -44,6 +44,11 @@ const STREAMS_MAX: u32 = 128;
 const RESETS_WAITING_MAX: usize = 20;
 /// Streams that the client made us reset (CVE-2025-8671).
 const RESETS_CAUSED_MAX: usize = 128;
+/// Requests of one connection that the client gave up at once, after we had begun to serve them: each has cost an
+/// upstream its work and the client two small frames. More of them, and more than it waited for, end the connection.
+const GIVEN_UP_MAX: u64 = 500;
+/// Given up later than this, an answer was waited for.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// What a client may send of one body before it is read.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// And of all bodies. Wide, for with a narrow one many small DATA frames are taken for a flood.
@@ -74,30 +79,46 @@ struct Shared<H> {
 struct Streams {
     open: AtomicUsize,
     total: AtomicU64,
+    given_up: AtomicU64,
     connection: AtomicWaker,
 }
 
+impl Streams {
+    fn abused(&self) -> bool {
+        let given_up = self.given_up.load(Ordering::Acquire);
+        given_up > GIVEN_UP_MAX && given_up > self.total.load(Ordering::Acquire) / 2
+    }
+}
+
 /// A request that is not over.
-struct Place(Arc<Streams>);
+struct Place {
+    streams: Arc<Streams>,
+    since: Instant,
+    answered: bool,
+}
 
 impl Place {
     fn take(streams: &Arc<Streams>) -> Self {
         streams.open.fetch_add(1, Ordering::AcqRel);
         streams.total.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(streams))
+        Self { streams: Arc::clone(streams), since: Instant::now(), answered: false }
     }
 
     /// Another hold on the same connection, for the tunnel that a request may become.
     fn once_more(&self) -> Self {
-        self.0.open.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(&self.0))
+        self.streams.open.fetch_add(1, Ordering::AcqRel);
+        Self { streams: Arc::clone(&self.streams), since: self.since, answered: true }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.connection.wake();
+        let early = !self.answered && self.since.elapsed() < AT_ONCE;
+        if early {
+            self.streams.given_up.fetch_add(1, Ordering::AcqRel);
+        }
+        if self.streams.open.fetch_sub(1, Ordering::AcqRel) == 1 || early && self.streams.abused() {
+            self.streams.connection.wake();
         }
     }
 }
@@ -144,6 +165,10 @@ async fn drive<H: Handler>(
         loop {
             if let Poll::Ready(end) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Some(end));
+            }
+            if streams.abused() {
+                tracing::debug!("a client gives up its requests as fast as it makes them");
+                return Poll::Ready(None);
             }
             let phase = watch.poll_phase(cx);
             if phase == Phase::Stopped {
@@ -226,7 +251,7 @@ const CONNECTION_SPECIFIC: [HeaderName; 4] =
     [CONNECTION, TRANSFER_ENCODING, UPGRADE, HeaderName::from_static("keep-alive")];
 
 impl<H: Handler> Shared<H> {
-    async fn answer(&self, request: Request<Incoming>, place: Place) -> Response<Answer> {
+    async fn answer(&self, request: Request<Incoming>, mut place: Place) -> Response<Answer> {
         let verdict =
             if self.turned_away { Err(Fault::Overloaded.problem()) } else { Ok(self.facts(&request)) };
         let mut request = request.map(|body| match body.is_end_stream() {
@@ -245,6 +270,7 @@ impl<H: Handler> Shared<H> {
         if let Some(cut) = response.extensions_mut().remove() {
             state.watch(cut);
         }
+        place.answered = true;
         response.map(|body| Answer { body, state, _place: place })
     }
 
