@@ -14,6 +14,7 @@ mod events;
 mod external;
 mod flask_story;
 mod grpc;
+mod hostile;
 mod http2;
 mod keys;
 mod kit;
