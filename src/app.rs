@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
+use crate::access::Limiters;
 use crate::admin::{self, Admin, AdminToken};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
@@ -125,6 +126,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
             endpoints,
             access_log: access_log.clone(),
             cut_live_connections: settings.revocation.cut_live_connections,
+            limiters: Limiters::default(),
         },
         settings.routes.iter().cloned().map(Arc::new).collect(),
         &metrics,

@@ -1,10 +1,11 @@
 //! The decision: route, evidence, blocklist, now to a [`Permit`] or a [`Refusal`]. Pure: it awaits nothing, and its
 //! checks speak in the order of the contract (§3.6): missing, invalid, expired, wrong type, not fresh, revoked,
-//! scope and claims.
+//! scope and claims; the rate limit last ([`Limiters::count`]), whose counts are memory too.
 //!
 //! Nothing is forwarded without a `Permit`, and [`decide`] alone makes one: its fields are private to this file.
 
 mod browser;
+mod rate;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::store::Standing;
 use crate::token::{TokenType, VerifiedToken};
 
 pub use browser::{is_own_origin, is_own_page, repeats_csrf};
+pub use rate::{Limiters, Quota};
 
 /// What was gathered of the client's credentials before the decision.
 #[derive(Debug)]
@@ -86,6 +88,12 @@ pub fn decide(
         }
         Err(problem) => Err(Refusal { problem, token }),
     }
+}
+
+/// A preflight on its way to an upstream that answers it itself: browsers put no token on it (Fetch standard,
+/// "CORS-preflight fetch"), so a route that needs one lets it pass, as nobody's.
+pub fn pass_preflight(route: &Arc<Route>) -> Permit {
+    Permit { route: route.clone(), token: None, shadowed: None }
 }
 
 fn judge(

@@ -270,5 +270,8 @@ fn policy(route: &Route) -> String {
     if !route.scopes.is_empty() {
         words = format!("{words} with scope {}", route.scopes.join(" "));
     }
+    if let Some(limit) = &route.rate_limit {
+        words = format!("{words}, {} times in {:?} (not counted here)", limit.requests, limit.per);
+    }
     words
 }

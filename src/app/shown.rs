@@ -12,7 +12,9 @@ use crate::gateway::settings::AccessLog;
 use crate::issuer::Issuers;
 use crate::issuer::settings::{External, KeySource};
 use crate::revocation::settings::{Fsync, OnLostState};
-use crate::route::settings::{HeaderEdits, HostPattern, PathPattern, Requirement, Route};
+use crate::route::settings::{
+    Cors, HeaderEdits, HostPattern, PathPattern, RateLimit, RateLimitBy, Requirement, Route,
+};
 use crate::upstream::settings::Balance;
 
 pub(super) fn settings(settings: &Settings) -> Value {
@@ -113,9 +115,30 @@ fn route(settings: &Settings, route: &Route) -> Value {
         "max_body": route.max_body.unwrap_or(0),
         "allow_encoded_slash": route.allow_encoded_slash,
         "allow_method_override": route.allow_method_override,
+        "rate_limit": route.rate_limit.as_ref().map(rate_limit),
+        "cors": route.cors.as_deref().map(cors),
         "request_headers": edits(&route.request_headers),
         "response_headers": edits(&route.response_headers),
         "forward_authorization": route.forward_authorization,
+    })
+}
+
+fn rate_limit(limit: &RateLimit) -> Value {
+    let by = match limit.by {
+        RateLimitBy::Subject => "subject",
+        RateLimitBy::Address => "address",
+        RateLimitBy::Token => "token",
+    };
+    json!({ "requests": limit.requests, "per": span(limit.per), "burst": limit.burst, "by": by })
+}
+
+fn cors(cors: &Cors) -> Value {
+    json!({
+        "origins": cors.origins,
+        "credentials": cors.credentials,
+        "headers": cors.headers,
+        "expose": cors.expose.as_ref().and_then(|value| value.to_str().ok()),
+        "max_age": span(cors.max_age),
     })
 }
 
@@ -187,6 +210,7 @@ fn auth(settings: &Settings) -> Value {
             "max_concurrent_hashes": auth.password.max_concurrent_hashes,
         },
         "lockout": { "attempts": auth.lockout.attempts, "window": span(auth.lockout.window) },
+        "cors": auth.cors.as_deref().map(cors),
         "delegate": auth.delegate.as_ref().map(delegate),
     })
 }

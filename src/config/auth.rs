@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::reader::{Table, Text, Value, boxed};
 use super::source::Span;
 use super::suggest::quote;
-use super::{check, delegate, files, json, server};
+use super::{check, delegate, files, json, policy, server};
 use crate::endpoint::settings::{Client, ClientKey, Credential, Lockout, OnReuse, Password, Settings};
 use crate::issuer::Sealing;
 use crate::issuer::settings::Own;
@@ -116,6 +116,7 @@ pub(super) fn read(
         t.get("user_fields").texts().into_iter().filter(user_field).map(|f| f.boxed()).collect();
     let max_sessions = t.get("max_sessions_per_user").number_u32(0, 0..=u32::MAX);
     let (header_transport, cookie_transport) = transport(&t.get("token_transport"));
+    let cors = policy::cors(&t.get("cors"));
     let password = password(&mut t);
     let lockout = lockout(&mut t);
     let cx = t.cx;
@@ -152,6 +153,7 @@ pub(super) fn read(
         password,
         lockout,
         claims,
+        cors,
         delegate,
     };
     Read { settings: enabled.then_some(settings), issuer_at: issuer_value.at }

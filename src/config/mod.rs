@@ -19,6 +19,7 @@ mod headers;
 mod issuers;
 mod json;
 mod pending;
+mod policy;
 mod quantity;
 mod reader;
 mod routes;

@@ -8,9 +8,9 @@ use http::{HeaderName, Method};
 use super::reader::{Table, Text, Value, boxed};
 use super::source::Span;
 use super::suggest::{did_you_mean, nearest, quote, quoted_list};
-use super::{check, headers, json};
+use super::{check, headers, json, policy};
 use crate::issuer::settings::SELF;
-use crate::route::settings::{Cors, HostPattern, PathPattern, RateLimit, RateLimitBy, Requirement, Route};
+use crate::route::settings::{HostPattern, PathPattern, Requirement, Route};
 
 /// Methods that are in use (the IANA registry, less CONNECT and TRACE); others are taken unless they look like a slip.
 const METHODS: [&str; 24] = [
@@ -154,8 +154,8 @@ fn route<'c>(mut t: Table<'c>, declared: &Declared<'_>, names: &mut check::Names
     let max_body =
         if own_body { max_body_value.size_or_unlimited(declared.max_body) } else { declared.max_body };
     let allow_method_override = t.get("allow_method_override").flag(false);
-    let rate_limit = rate_limit(&t.get("rate_limit"), auth);
-    let cors = cors(&t.get("cors"));
+    let rate_limit = policy::rate_limit(&t.get("rate_limit"), auth);
+    let cors = policy::cors(&t.get("cors"));
     let request_value = t.get("request_headers");
     let request_headers = headers::edits(&request_value);
     let response_headers = headers::edits(&t.get("response_headers"));
@@ -345,71 +345,4 @@ fn rewrite(text: &Text<'_>, encoded_slash: bool) -> Option<Box<str>> {
         return None;
     }
     Some(path.into())
-}
-
-fn rate_limit(value: &Value<'_>, auth: Requirement) -> Option<RateLimit> {
-    let mut t = value.table();
-    if !t.is_given() {
-        return None;
-    }
-    t.cx.needs("rate_limit", value.key_at(), "rate_limit");
-    let requests = t.get("requests").required("add requests = 100").number_u32(1, 1..=u32::MAX);
-    let per = t.get("per").duration(Duration::from_secs(1));
-    let burst = t.get("burst").number_u32(requests, 1..=u32::MAX);
-    let by_value = t.get("by");
-    let choices =
-        [("subject", RateLimitBy::Subject), ("address", RateLimitBy::Address), ("token", RateLimitBy::Token)];
-    let by = if by_value.is_given() {
-        by_value.text().and_then(|text| text.choose(&choices))
-    } else {
-        Some(RateLimitBy::Subject)
-    };
-    if auth == Requirement::Public && by.is_some_and(|by| by != RateLimitBy::Address) {
-        let hint = "set by = \"address\"".to_owned();
-        t.cx.fail(
-            by_value.at.as_ref().or(value.at.as_ref()),
-            "a public route knows no token to count by",
-            hint,
-        );
-    }
-    let by = by.unwrap_or(RateLimitBy::Subject);
-    t.finish();
-    Some(RateLimit { requests, per, burst, by })
-}
-
-fn cors(value: &Value<'_>) -> Option<Cors> {
-    let mut t = value.table();
-    if !t.is_given() {
-        return None;
-    }
-    t.cx.needs("cors", value.key_at(), "cors");
-    let origins = t.get("origins").required("add origins = [\"https://app.example.com\"]").texts();
-    origins.iter().filter(|text| text.value != "*").for_each(origin);
-    let credentials = t.get("credentials");
-    if credentials.flag(false) && origins.iter().any(|text| text.value == "*") {
-        // Fetch standard, "CORS protocol and credentials".
-        credentials.fail(
-            "credentials = true cannot be with any origin (\"*\")",
-            "list the origins by name".to_owned(),
-        );
-    }
-    let max_age = t
-        .get("max_age")
-        .duration_within(Duration::from_secs(600), Duration::ZERO..=Duration::from_secs(86_400));
-    let credentials = credentials.flag(false);
-    t.finish();
-    Some(Cors { origins: boxed(&origins), credentials, max_age })
-}
-
-/// `scheme://host[:port]`, as browsers send it (RFC 6454 §6.2).
-fn origin(text: &Text<'_>) {
-    let bare = text.value.split_once("://").is_some_and(|(scheme, rest)| {
-        matches!(scheme, "http" | "https") && !rest.is_empty() && !rest.contains(['/', '?', '#', '@'])
-    });
-    if !bare || text.value.parse::<http::Uri>().is_err() || text.value.chars().any(char::is_uppercase) {
-        let hint =
-            "write it as browsers do, such as \"https://app.example.com\": no path, no \"/\" at the end"
-                .to_owned();
-        text.fail(format!("{} is not an origin", text.quoted()), hint);
-    }
 }

@@ -99,7 +99,8 @@ impl Endpoints {
     /// # Errors
     /// 403 `csrf` for a request made by a page of another origin.
     pub(super) fn own_page(&self, call: &Call) -> Result<(), Problem> {
-        match call.headers.get(HOST).is_some_and(|host| access::is_own_page(&call.headers, host, &[])) {
+        let trusted = self.cors().filter(|cors| cors.credentials).map_or(&[][..], |cors| &cors.origins);
+        match call.headers.get(HOST).is_some_and(|host| access::is_own_page(&call.headers, host, trusted)) {
             true => Ok(()),
             false => Err(Problem::new(Code::Csrf, "The page that made the request is of another origin")),
         }

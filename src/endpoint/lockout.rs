@@ -6,12 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::settings;
 use crate::clock::UnixTime;
+use crate::route::network;
 
 /// Counts kept, at about 64 bytes each: 12 MiB.
 const COUNTS_MAX: usize = 200_000;
@@ -145,17 +146,6 @@ impl Counts {
         {
             self.by_key.remove(&key);
         }
-    }
-}
-
-/// Whoever has one IPv6 address has its /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
     }
 }
 

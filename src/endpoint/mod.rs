@@ -47,6 +47,7 @@ use zeroize::Zeroizing;
 use crate::answer::{Body, BoxError, Code, Context, Problem};
 use crate::clock::Clock;
 use crate::route::Peer;
+use crate::route::settings::Cors;
 use crate::store::{Store, StoreError};
 use crate::token::Transport;
 use call::Call;
@@ -164,6 +165,11 @@ impl Endpoints {
             hosts.is_empty() || hosts.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
         };
         Place::find(path, auth).is_some() && auth.is_none_or(|auth| served(&auth.hosts))
+    }
+
+    /// Which pages of other origins may use the endpoints.
+    pub fn cors(&self) -> Option<&Arc<Cors>> {
+        self.parts.auth.as_ref()?.cors.as_ref()
     }
 
     /// Where tokens are looked for.

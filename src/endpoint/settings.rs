@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::issuer::settings::Own;
+use crate::route::settings::Cors;
 use crate::token::{Algorithm, Claims, KeyError, KeySet};
 
 /// What a reuse of a retired refresh token brings.
@@ -48,6 +49,8 @@ pub struct Settings {
     pub lockout: Lockout,
     /// Static claims put into every access token.
     pub claims: Claims,
+    /// Pages of other origins that may use the endpoints.
+    pub cors: Option<Arc<Cors>>,
     /// Somebody else checks the passwords.
     pub delegate: Option<Delegate>,
 }

@@ -67,6 +67,7 @@ pub(super) fn settings() -> Settings {
         },
         lockout: Lockout { attempts: 5, window: Duration::from_secs(900) },
         claims: json!({ "tenant": "acme" }).as_object().unwrap().clone(),
+        cors: None,
         delegate: None,
     }
 }

@@ -5,6 +5,7 @@
 //! the connection lives) never passes; what we say of it comes from a verified token and the socket alone. This room
 //! does not know whether a request may pass: that was decided before.
 
+pub mod cors;
 mod fields;
 mod forwarded;
 mod forwarding;

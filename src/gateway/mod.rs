@@ -9,6 +9,7 @@ mod control;
 mod frames;
 mod gather;
 mod live;
+mod policy;
 mod respond;
 pub mod settings;
 mod setup;
@@ -25,7 +26,7 @@ pub use control::{AT_ONCE, ControlPlane};
 pub use live::Live;
 pub use setup::{Parts, Setup};
 
-use crate::access::{self, Permit};
+use crate::access::Permit;
 use crate::answer::{Body, Code, Problem};
 use crate::clock::Clock;
 use crate::forward::{self, RequestId};
@@ -112,18 +113,29 @@ impl Inner {
         let head = Head::admit(&request, peer.clone(), &setup.limits)?; // the same, on what the parser made of them
         story.admitted(&head);
 
+        let asked = policy::preflight(&head, &request);
         if setup.endpoints.matches(head.path(), head.host()) {
             story.at_endpoint(setup);
             tunnel::no_tunnel::<()>(&head, Code::InvalidRequest)?; // 400
+            let cors = setup.endpoints.cors();
+            if let Some(answer) = policy::cross_origin(cors, None, asked.as_ref(), request.headers(), story)?
+            {
+                return Ok(answer);
+            }
             return Ok(self.control.run(setup.endpoint(peer, id, &head, request)).await?); // 503
         }
-        let found = setup.routes.find(&head)?; // 404 405
+        let found = policy::find(setup, &head, asked.as_ref())?; // 404 405
         story.routed(setup, found.route);
+        let (cors, route) = (found.route.cors.as_ref(), Some(&**found.route));
+        if let Some(answer) = policy::cross_origin(cors, route, asked.as_ref(), request.headers(), story)? {
+            return Ok(answer); // 204 403
+        }
         respond::within_limit(&head, found.route)?; // 413
 
         let evidence =
             gather::evidence(setup, &*self.registry, found.route, &head, request.headers(), now).await;
-        let permit = access::decide(found.route, evidence, &self.blocklist, now)?; // 401 403
+        let seen = (&head, request.headers());
+        let permit = policy::decide(setup, &found, evidence, asked.as_ref(), seen, &self.blocklist, story)?; // 401 403 429
         story.permitted(&permit, &self.metrics);
 
         let client = tunnel::asked_for(&head, &mut request);

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Request, Uri, Version};
 
 use super::settings::Settings;
-use crate::access::Permit;
+use crate::access::{Limiters, Permit};
 use crate::answer::Body;
 use crate::endpoint::{Endpoints, Origin};
 use crate::forward::{Forwarding, Identity, Inbound, Outbound, RequestId};
@@ -37,6 +38,8 @@ pub struct Setup {
     pub access_log: AccessLog,
     /// Streams end when their token is revoked or expires.
     pub cut_live_connections: bool,
+    /// Counts of the routes that have a `rate_limit`.
+    pub limiters: Limiters,
     /// The routes as configured.
     pub list: Vec<Arc<Route>>,
     /// Handles of routes, by name.
@@ -65,6 +68,8 @@ pub struct Parts {
     pub access_log: AccessLog,
     /// Streams end when their token is revoked or expires.
     pub cut_live_connections: bool,
+    /// Those of the setup before, so that a reload starts nobody's count anew; none at first.
+    pub limiters: Limiters,
 }
 
 impl Setup {
@@ -72,6 +77,7 @@ impl Setup {
     pub fn new(parts: Parts, routes: Vec<Arc<Route>>, metrics: &Metrics) -> Self {
         let forwarding = Forwarding::new(&parts.forward, &parts.limits, routes.iter().map(|route| &**route));
         let handles = |name: &Arc<str>| (name.clone(), Arc::new(metrics.route(name)));
+        let limiters = parts.limiters.renewed(&routes, Instant::now());
         let by_route = routes.iter().map(|route| handles(&route.name)).collect();
         Self {
             settings: parts.settings,
@@ -84,6 +90,7 @@ impl Setup {
             endpoints: parts.endpoints,
             access_log: parts.access_log,
             cut_live_connections: parts.cut_live_connections,
+            limiters,
             by_route,
             // The brackets tell them from names that people give to routes.
             no_route: handles(&Arc::from("(none)")).1,

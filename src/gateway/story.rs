@@ -9,12 +9,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::body::Told;
 use super::live::{Cause, Watched};
+use super::policy;
 use super::setup::Setup;
 use super::tunnel::Tunnel;
-use crate::access::Permit;
+use crate::access::{Permit, Quota};
 use crate::answer::{Body, Code};
 use crate::clock::UnixTime;
 use crate::forward::RequestId;
+use crate::forward::cors::Page;
 use crate::revocation::KnownToken;
 use crate::route::settings::Route;
 use crate::route::{Head, Peer};
@@ -31,6 +33,10 @@ pub(super) struct Story {
     pub(super) token: Option<Arc<KnownToken>>,
     /// Its response or tunnel ends with its token.
     pub(super) live: Option<Watched>,
+    /// What CORS says of the answer, on a route that has rules.
+    pub(super) page: Option<Page>,
+    /// What is left to the caller, on a route that counts.
+    pub(super) quota: Option<Quota>,
     /// The answer opens it.
     pub(super) tunnel: Option<Tunnel>,
     log: AccessLog,
@@ -66,6 +72,8 @@ impl Story {
             target: None,
             token: None,
             live: None,
+            page: None,
+            quota: None,
             tunnel: None,
             log: setup.access_log.clone(),
             began,
@@ -126,7 +134,7 @@ impl Story {
     /// The response with its id, and with the story's end tied to the end of its body.
     pub(super) fn told(
         mut self,
-        response: Response<Body>,
+        mut response: Response<Body>,
         setup: &Setup,
         metrics: &Metrics,
         id: &RequestId,
@@ -136,11 +144,17 @@ impl Story {
         if let Some(code) = self.code {
             metrics.refused(code);
         }
+        if let Some(quota) = &self.quota {
+            policy::tell(quota, self.route.name(), response.headers_mut());
+        }
+        if let Some(page) = &self.page {
+            page.dress(response.headers_mut());
+        }
         let tunnel = self.tunnel.take();
         // A tunnel looks for itself.
         let cut = self.live.as_ref().filter(|_| tunnel.is_none()).map(Watched::cut);
         let ending = Ending { story: self, bytes: 0, complete: false };
-        let mut response = match tunnel {
+        response = match tunnel {
             Some(tunnel) => {
                 tokio::spawn(tunnel.run(ending));
                 response

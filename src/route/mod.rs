@@ -15,5 +15,5 @@ mod table;
 
 pub use authority::{Authority, AuthorityError};
 pub use head::{Head, is_underscored};
-pub use peer::{ClientCertificate, Peer, PeerTls};
+pub use peer::{ClientCertificate, Peer, PeerTls, network};
 pub use table::{Match, Table};

@@ -1,6 +1,6 @@
 //! The other end of a connection.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// Who is at the other end of a client connection, as the socket says. A clone copies two addresses and a reference.
@@ -40,5 +40,17 @@ impl Peer {
     /// The client's verified certificate.
     pub fn certificate(&self) -> Option<&ClientCertificate> {
         self.tls.as_ref()?.certificate.as_ref()
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the /64 of an IPv6 one, all of which a customer has for the asking
+/// (RFC 6177).
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
     }
 }

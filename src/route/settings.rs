@@ -58,7 +58,7 @@ pub struct Route {
     /// Requests over time.
     pub rate_limit: Option<RateLimit>,
     /// Cross-origin policy.
-    pub cors: Option<Cors>,
+    pub cors: Option<Arc<Cors>>,
     /// Changes to the forwarded request head.
     pub request_headers: HeaderEdits,
     /// Changes to the response head.
@@ -137,6 +137,10 @@ pub struct Cors {
     pub origins: Vec<Box<str>>,
     /// Credentials allowed.
     pub credentials: bool,
+    /// Fields that pages may send; empty: whatever they ask for.
+    pub headers: Vec<Box<str>>,
+    /// Fields that pages may read beside those that all may, joined by commas.
+    pub expose: Option<HeaderValue>,
     /// How long a preflight may be kept.
     pub max_age: Duration,
 }

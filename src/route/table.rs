@@ -75,14 +75,22 @@ impl Table {
     /// 404 `no_route`; 405 `method_not_allowed` with `Allow`; 400 for `%2F` where the route does not allow it, and
     /// for a path that could be read as falling under another route.
     pub fn find(&self, head: &Head) -> Result<Match<'_>, Problem> {
-        let found = self.search(head.host(), head.path(), head.method());
+        self.find_for(head, head.method())
+    }
+
+    /// The route that a request with this head and another method would fall under.
+    ///
+    /// # Errors
+    /// As [`Table::find`].
+    pub fn find_for(&self, head: &Head, method: &Method) -> Result<Match<'_>, Problem> {
+        let found = self.search(head.host(), head.path(), method);
         let slash_allowed = found.as_ref().is_ok_and(|found| found.route.allow_encoded_slash);
         if head.has_encoded_slash() && !slash_allowed {
             return Err(Problem::new(Code::InvalidRequest, "the path holds an encoded slash").closing());
         }
         let found = found?;
         for reading in path::other_readings(head.path(), found.prefix_len) {
-            let other = self.search(head.host(), &reading, head.method());
+            let other = self.search(head.host(), &reading, method);
             if !other.is_ok_and(|other| Arc::ptr_eq(other.route, found.route)) {
                 let detail = "the path can be read as falling under another route";
                 return Err(Problem::new(Code::InvalidRequest, detail).closing());

@@ -1,6 +1,7 @@
 //! What every subject uses: the real program, raw clients, scripted upstreams, hand-made tokens.
 
 pub(crate) mod account;
+pub(crate) mod chromium;
 pub(crate) mod curl;
 pub(crate) mod gateway;
 pub(crate) mod http;
