@@ -1,6 +1,7 @@
 //! Programs that others wrote, before and behind the gateway: httpbin on waitress and nginx, asked by curl, httpx, h2load
 //! and Node's fetch. What is well-formed to them must pass through unharmed.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use crate::support::curl::Curl;
 use crate::support::nginx::Nginx;
 use crate::support::pki::Authority;
 use crate::support::program::file;
-use crate::support::{Gateway, Program, Setup, python};
+use crate::support::upstream::receive_head;
+use crate::support::{Gateway, Program, Setup, Upstream, python};
 
 /// httpbin, and where it listens.
 fn httpbin() -> (Program, SocketAddr) {
@@ -213,6 +215,41 @@ fn large_files_pass_whole_and_in_parts() {
         }
     }
     assert_open_and_idle(&gateway);
+}
+
+#[test]
+fn a_gibibyte_in_either_direction_costs_no_memory() {
+    const LENGTH: u64 = 1 << 30;
+    let ca = Authority::new("ca");
+    let nginx = nginx(&ca, &[("www/none", b"")]);
+    let large = nginx.dir().join("www/zeros");
+    std::fs::File::create(&large).unwrap().set_len(LENGTH).unwrap(); // takes no room on the disk
+    let sink = Upstream::raw(|mut stream, _| {
+        let mut begun = Vec::new();
+        receive_head(&mut stream, &mut begun);
+        let (mut left, mut block) = (LENGTH - begun.len() as u64, vec![0; 1 << 18]);
+        while left > 0 {
+            left -= stream.read(&mut block).unwrap() as u64;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole").unwrap();
+    });
+    let gateway = before_nginx(&ca, &nginx)
+        .upstream("sink", sink.address())
+        .route_with("sink", "/sink", "sink", "public", "max_body = 0\n")
+        .start();
+    let get = |path: &str| {
+        Curl::new(&format!("http://a.test{path}"), gateway.address()).arg("--max-time").arg("150")
+    };
+    get("/clear/none").run().expect(200);
+    let before = gateway.memory();
+    let whole = get("/clear/zeros").arg("--output").arg("/dev/null").run().expect(200);
+    assert_eq!((whole.exit, whole.header("content-length")), (0, Some("1073741824")));
+    let whole = get("/clear/zeros").arg("--http2-prior-knowledge").arg("--output").arg("/dev/null").run();
+    assert_eq!((whole.status, whole.exit), (200, 0));
+    let answer = get("/sink").header("Expect:").file("--upload-file", &large).run().expect(200);
+    assert_eq!(answer.body, "whole");
+    let more = gateway.memory().saturating_sub(before);
+    assert!(more < 16 << 20, "{more} bytes more");
 }
 
 /// Nothing is under way any more.

@@ -1,7 +1,6 @@
 //! What passes through while it happens (CONTRACT §3.7): clients that leave, answers that come early, 1xx, slow sides, and
 //! what a route changes of it.
 
-use std::fs;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -166,13 +165,6 @@ fn an_answer_before_the_end_of_the_request_is_passed_on_at_once() {
     }
 }
 
-/// Resident memory in bytes.
-fn memory(gateway: &Gateway) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", gateway.process())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
-}
-
 /// Writes until nobody takes any more for a while; how much was taken.
 fn fill(stream: &mut TcpStream, framed: impl Fn(&[u8]) -> Vec<u8>) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(700))).unwrap();
@@ -199,13 +191,13 @@ fn an_upstream_that_reads_nothing_holds_the_client_back() {
         .upstream("up", upstream.address())
         .route("all", "/", "up", "public")
         .start();
-    let before = memory(&gateway);
+    let before = gateway.memory();
     let mut client = TcpStream::connect(gateway.address()).unwrap();
     client.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
     let kept = told.recv_timeout(DEADLINE).unwrap();
     let taken = fill(&mut client, <[u8]>::to_vec);
     assert!(taken < KEPT_MAX, "{taken} bytes were taken for an upstream that reads nothing");
-    let more = memory(&gateway).saturating_sub(before);
+    let more = gateway.memory().saturating_sub(before);
     assert!(more < 8 << 20, "{more} bytes more");
     drop((client, kept));
 }
@@ -220,7 +212,7 @@ fn either_side_of_a_websocket_holds_the_other_back() {
         tell.send(stream).unwrap();
     });
     let gateway = open(&upstream);
-    let before = memory(&gateway);
+    let before = gateway.memory();
     let mut client = TcpStream::connect(gateway.address()).unwrap();
     client
         .write_all(
@@ -234,7 +226,7 @@ fn either_side_of_a_websocket_holds_the_other_back() {
         let taken = fill(stream, framed);
         assert!(taken < KEPT_MAX, "{taken} bytes were taken for one that reads nothing");
     }
-    let more = memory(&gateway).saturating_sub(before);
+    let more = gateway.memory().saturating_sub(before);
     assert!(more < 8 << 20, "{more} bytes more");
 }
 
@@ -256,7 +248,7 @@ fn a_stream_that_is_not_read_holds_its_upstream_back_and_no_other_stream() {
         let _ = stream.read(&mut [0; 1]);
     });
     let gateway = open(&upstream);
-    let before = memory(&gateway);
+    let before = gateway.memory();
     run(async {
         let mut client = connect(gateway.address()).await;
         let get = |path: &str| Request::get(format!("http://a.test{path}")).body(()).unwrap();
@@ -270,7 +262,7 @@ fn a_stream_that_is_not_read_holds_its_upstream_back_and_no_other_stream() {
         }
         let taken = sent.load(Ordering::SeqCst);
         assert!(taken < KEPT_MAX, "{taken} bytes were taken for a client that reads nothing");
-        let more = memory(&gateway).saturating_sub(before);
+        let more = gateway.memory().saturating_sub(before);
         assert!(more < 16 << 20, "{more} bytes more");
         drop(unread);
         let (answer, _) = client.send_request(get("/small"), true).unwrap();

@@ -6,10 +6,11 @@ use std::process::Command;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::Request;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response};
 use serde_json::{Value, json};
 
-use crate::support::account::Account;
+use crate::support::account::{Account, PASSWORD};
 use crate::support::jwt::claims_of;
 use crate::support::program::file;
 use crate::support::wait::DEADLINE;
@@ -287,4 +288,73 @@ fn events_from_a_server_over_http_2_end_with_their_token() {
     for _ in 0..2 {
         assert_eq!(server.step("over"), json!({ "step": "over", "path": "/events", "reset": 8 }));
     }
+}
+
+// --- by hand -----------------------------------------------------------------------------------------------------
+
+/// Asks for a WebSocket on a stream.
+async fn dial(
+    client: &mut SendRequest<Bytes>,
+    fields: &[(&str, &str)],
+) -> (Response<RecvStream>, SendStream<Bytes>) {
+    // The setting that allows it comes with the first frames.
+    while !client.is_extended_connect_protocol_enabled() {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let mut request = Request::builder().method("CONNECT").uri("https://gateway.test/ws");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let request = request.extension(h2::ext::Protocol::from_static("websocket")).body(()).unwrap();
+    let (answer, upload) = client.send_request(request, false).unwrap();
+    (answer.await.unwrap(), upload)
+}
+
+#[test]
+fn a_page_of_another_origin_opens_none_with_our_cookies() {
+    let (_server, address) = sockets();
+    let gateway = Setup::new()
+        .auth("token_transport = [\"cookie\"]")
+        .upstream("echo", address.parse().unwrap())
+        .route("sockets", "/ws", "echo", "access")
+        .start();
+    let account = json!({ "email": "ann@a.test", "password": PASSWORD });
+    let answer = gateway.post("/auth/signup").json(&account).send().expect(201);
+    let set = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+    let cookies: Vec<_> = set.map(|(_, set)| set.split(';').next().unwrap()).collect();
+    let cookies = cookies.join("; ");
+    run(async {
+        let mut client = connect(&gateway).await;
+        for (origin, status) in [("https://evil.example", 403), ("null", 403), ("https://gateway.test", 200)]
+        {
+            let fields = [("cookie", &*cookies), ("origin", origin), ("sec-websocket-protocol", "chat")];
+            let fields = [&fields[..], &[("sec-websocket-version", "13")]].concat();
+            let (answer, _upload) = dial(&mut client, &fields).await;
+            assert_eq!(answer.status(), status, "{origin}");
+        }
+    });
+}
+
+#[test]
+fn a_drain_waits_for_a_tunnel_and_ends_all_the_same() {
+    let (mut server, address) = sockets();
+    let mut gateway = Setup::without_auth()
+        .server("drain_timeout = \"3s\"")
+        .upstream("echo", address.parse().unwrap())
+        .route("sockets", "/ws", "echo", "public")
+        .start();
+    run(async {
+        let mut client = connect(&gateway).await;
+        let fields = [("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat")];
+        let (mut answer, mut upload) = dial(&mut client, &fields).await;
+        assert_eq!(answer.status(), 200);
+        gateway.sigterm();
+        while gateway.admin("GET", "/readyz").send().status != 503 {}
+        // A masked "hi", and the same back without a mask.
+        upload.send_data(Bytes::from_static(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']), false).unwrap();
+        assert_eq!(answer.body_mut().data().await.unwrap().unwrap()[..], [0x81, 2, b'h', b'i']);
+        while let Some(Ok(_)) = answer.body_mut().data().await {}
+    });
+    assert!(gateway.wait().success());
+    assert!(server.line().starts_with("closed"));
 }

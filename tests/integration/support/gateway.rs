@@ -317,6 +317,14 @@ impl Gateway {
         self.environment = variables.iter().map(owned).collect();
     }
 
+    /// Its resident memory in bytes; where the kernel keeps track of it, the most that there ever was.
+    pub(crate) fn memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line("VmHWM:").or_else(|| line("VmRSS:")).expect("a line about memory");
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// The id of the running process.
     pub(crate) fn process(&self) -> u32 {
         self.running().child.id()
