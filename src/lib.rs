@@ -33,6 +33,7 @@
 //! | [`telemetry`] | metrics, access log, events |
 //! | [`tls`] | certificates, keys, TLS of both sides |
 //! | [`answer`] | bodies, codes, problem documents |
+//! | [`watch`] | files that change |
 //! | [`clock`] | the time |
 //!
 //! Invariants that hold everywhere:
@@ -62,3 +63,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod token;
 pub mod upstream;
+pub mod watch;

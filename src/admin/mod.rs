@@ -9,6 +9,7 @@ mod intake;
 mod items;
 mod keys;
 mod query;
+mod reload;
 mod reply;
 mod revocations;
 pub mod settings;
@@ -23,7 +24,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
+use serde_json::Value;
 use tower::ServiceExt;
 
 pub use token::{AdminToken, TokenError};
@@ -66,9 +69,32 @@ pub struct Parts {
     /// How many client connections are open.
     pub live_connections: Box<dyn Fn() -> usize + Send + Sync>,
     /// The settings in use, secrets redacted.
-    pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    pub config: Box<dyn Fn() -> Value + Send + Sync>,
+    /// Reads the configuration anew.
+    pub reload: Reload,
     /// The time.
     pub clock: Arc<dyn Clock>,
+}
+
+/// Reads the configuration anew, and tells what has changed.
+pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<Value, NotReloaded>> + Send + Sync>;
+
+/// Why the configuration was not taken; the one before stays.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NotReloaded {
+    /// It is bad: every problem, as an object and as the operator reads it.
+    Invalid {
+        /// For programs.
+        errors: Value,
+        /// For people.
+        words: String,
+    },
+    /// It is good, but this process cannot go over to it: what takes a restart, each in words.
+    Restart(Vec<String>),
+    /// It is good, but something that it asks for cannot be had now, in words.
+    Failed(String),
+    /// The process is about to end.
+    Draining,
 }
 
 /// The admin API. A clone shares everything.
@@ -106,6 +132,7 @@ impl Admin {
             .route("/admin/events", get(events::events))
             .route("/admin/explain", post(explain::explain))
             .route("/admin/snapshot", post(state::snapshot))
+            .route("/admin/reload", post(reload::reload))
             .route("/admin/config", get(state::config))
             .route("/admin/stats", get(state::stats))
             .route("/admin/watermark", get(state::watermark))

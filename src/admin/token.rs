@@ -3,7 +3,9 @@
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{self, SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,9 +17,11 @@ const FILE_BYTES_MAX: u64 = 4096;
 /// An admin token shorter than this can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
-/// What opens the admin API.
+/// What opens the admin API. Clones are the same.
 #[derive(Clone)]
-pub struct AdminToken {
+pub struct AdminToken(Arc<ArcSwap<Kept>>);
+
+struct Kept {
     digest: digest::Digest,
     secret: Zeroizing<Vec<u8>>,
 }
@@ -69,17 +73,23 @@ impl AdminToken {
             return Err(TokenError::Short(shown));
         }
         let secret = Zeroizing::new(token.as_bytes().to_vec());
-        Ok(Self { digest: digest::digest(&SHA256, &secret), secret })
+        let kept = Kept { digest: digest::digest(&SHA256, &secret), secret };
+        Ok(Self(Arc::new(ArcSwap::from_pointee(kept))))
     }
 
     /// Whether this is the token. Takes the same time whatever it is.
     pub fn is(&self, token: &str) -> bool {
-        digest::digest(&SHA256, token.as_bytes()).as_ref().ct_eq(self.digest.as_ref()).into()
+        digest::digest(&SHA256, token.as_bytes()).as_ref().ct_eq(self.0.load().digest.as_ref()).into()
+    }
+
+    /// From now on, all clones are `other`.
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     /// Its bytes, for the introspection endpoint, which takes it too.
     pub fn secret(&self) -> Zeroizing<Vec<u8>> {
-        self.secret.clone()
+        self.0.load().secret.clone()
     }
 }
 

@@ -236,13 +236,14 @@ impl endpoint::Revocations for Revocations {
 pub(super) fn sample(
     metrics: &Metrics,
     log: &revocation::Handle,
-    issuers: &Arc<issuer::Current>,
+    gateway: &Gateway,
     drain: &Drain,
     clock: &Arc<dyn Clock>,
 ) {
-    let (log, issuers, drain, clock) = (log.clone(), issuers.clone(), drain.clone(), clock.clone());
+    let (log, gateway, drain, clock) = (log.clone(), gateway.clone(), drain.clone(), clock.clone());
     metrics.sample(Box::new(move || {
-        let issuers = issuers.load();
+        let setup = gateway.setup();
+        let issuers = setup.issuers.load();
         let mut samples = Vec::new();
         for (kind, count) in log.blocklist().counts().each() {
             samples.push(Sample {

@@ -34,7 +34,9 @@ pub(super) fn settings(settings: &Settings) -> Value {
         "upstreams": settings.upstreams.iter().map(|upstream| json!({
             "name": upstream.name,
             "targets": upstream.targets.iter()
-                .map(|target| json!({ "url": target.url, "weight": target.weight }))
+                .map(|target| json!({
+                    "url": target.url, "weight": target.weight, "http2": target.http2, "tls": target.tls.is_some(),
+                }))
                 .collect::<Vec<_>>(),
             "connect_timeout": span(upstream.connect_timeout),
             "response_timeout": limit(upstream.response_timeout),
@@ -119,6 +121,13 @@ fn route(settings: &Settings, route: &Route) -> Value {
         "cors": route.cors.as_deref().map(cors),
         "request_headers": edits(&route.request_headers),
         "response_headers": edits(&route.response_headers),
+        "identity_headers": {
+            "subject": route.identity_headers.subject.as_ref().map(|name| name.as_str()),
+            "session": route.identity_headers.session.as_ref().map(|name| name.as_str()),
+            "token": route.identity_headers.token.as_ref().map(|name| name.as_str()),
+            "scope": route.identity_headers.scope.as_ref().map(|name| name.as_str()),
+            "issuer": route.identity_headers.issuer.as_ref().map(|name| name.as_str()),
+        },
         "forward_authorization": route.forward_authorization,
     })
 }
@@ -147,6 +156,16 @@ fn server(settings: &Settings) -> Value {
     let listen = server.listen.iter().map(ToString::to_string);
     json!({
         "listen": listen.collect::<Vec<_>>(),
+        "proxy_protocol": server.proxies.is_some(),
+        "tls": server.tls.as_ref().map(|tls| json!({
+            "listen": tls.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "certificates": tls.files.certificates.iter()
+                .map(|pair| json!({ "cert": pair.cert, "key": pair.key }))
+                .collect::<Vec<_>>(),
+            "client_ca": tls.files.client_ca,
+            "client_auth": if tls.files.client_may_have_none { "request" } else { "require" },
+            "hsts": tls.hsts.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+        })),
         "workers": server.workers,
         "realm": settings.gateway.realm,
         "dpop_nonce": settings.gateway.dpop_nonce,

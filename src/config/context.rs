@@ -18,6 +18,8 @@ pub(super) struct Context<'a> {
     /// Something of the file could not be read as TOML.
     partial: bool,
     problems: RefCell<Vec<Problem>>,
+    /// Files that were looked into.
+    files: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Context<'a> {
@@ -27,7 +29,14 @@ impl<'a> Context<'a> {
         env: &'a dyn Fn(&str) -> Option<String>,
         partial: bool,
     ) -> Self {
-        Self { file, source: Source::new(text), env, partial, problems: RefCell::default() }
+        Self {
+            file,
+            source: Source::new(text),
+            env,
+            partial,
+            problems: RefCell::default(),
+            files: RefCell::default(),
+        }
     }
 
     /// Records that something is wrong, at `at` or with the file as a whole.
@@ -86,6 +95,19 @@ impl<'a> Context<'a> {
     /// `path`, which is relative to the directory of the configuration file.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// Records that what is in this file is part of the configuration.
+    pub(super) fn looked_into(&self, path: &Path) {
+        let mut files = self.files.borrow_mut();
+        if !files.iter().any(|file| file == path) {
+            files.push(path.to_owned());
+        }
+    }
+
+    /// The files that were looked into.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
     }
 
     /// All that was recorded.

@@ -125,6 +125,7 @@ fn read(text: &Text<'_>, path: &Path) -> Option<Zeroizing<Vec<u8>>> {
         text.fail(format!("{} {message}", what(text)), hint);
         None
     };
+    text.cx.looked_into(path);
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let hint = if text.is_expanded() {

@@ -49,6 +49,26 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// Everything that is wrong with it, also that it is missing or not UTF-8.
 pub fn load(path: &Path) -> Result<Settings, Errors> {
+    read(path).settings
+}
+
+/// What reading a configuration came to.
+pub struct Loaded {
+    /// The settings, or everything that is wrong.
+    pub settings: Result<Settings, Errors>,
+    /// The file itself and every file that it names with a part of the configuration in it, so far as they were found
+    /// out: whoever changes one of them changes the configuration.
+    pub files: Vec<PathBuf>,
+}
+
+/// As [`load`], and tells what was looked into.
+pub fn read(path: &Path) -> Loaded {
+    let mut files = vec![path.to_owned()];
+    let settings = read_noting(path, &mut files);
+    Loaded { settings, files }
+}
+
+fn read_noting(path: &Path, files: &mut Vec<PathBuf>) -> Result<Settings, Errors> {
     let failure = |message: String, hint: &str| {
         let cx = Context::new(path, "", &|_| None, false);
         cx.fail(None, message, hint.to_owned());
@@ -69,7 +89,7 @@ pub fn load(path: &Path) -> Result<Settings, Errors> {
     };
     match bytes {
         Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => parse(path, &text, &|name| std::env::var(name).ok()),
+            Ok(text) => parse_noting(path, &text, &|name| std::env::var(name).ok(), files),
             Err(error) => Err(not_utf8(path, error.utf8_error().valid_up_to(), error.as_bytes())),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => failure(
@@ -88,6 +108,15 @@ pub fn load(path: &Path) -> Result<Settings, Errors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Errors> {
+    parse_noting(path, text, env, &mut Vec::new())
+}
+
+fn parse_noting(
+    path: &Path,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    files: &mut Vec<PathBuf>,
+) -> Result<Settings, Errors> {
     // A byte order mark is no part of the first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let recovered = syntax::recover(text);
@@ -97,6 +126,7 @@ pub fn parse(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> R
     }
     let (tree, _) = DeTable::parse_recoverable(&recovered.text);
     let settings = settings(path, Table::root(&cx, tree.get_ref()));
+    files.extend(cx.files());
     let problems = cx.into_problems();
     if problems.is_empty() { Ok(settings) } else { Err(Errors::new(problems)) }
 }

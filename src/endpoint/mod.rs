@@ -298,15 +298,12 @@ impl Endpoints {
         }
     }
 
-    /// Prunes for ever, once in `every`; ends when it is dropped.
-    pub async fn keep_pruned(&self, every: Duration) {
-        loop {
-            tokio::time::sleep(every).await;
-            match self.prune().await {
-                Ok(0) => {}
-                Ok(rows) => tracing::debug!(rows, "pruned expired tokens and sessions"),
-                Err(error) => tracing::warn!(%error, "expired tokens and sessions could not be pruned"),
-            }
+    /// [`prune`](Self::prune), with its outcome in the log.
+    pub async fn tidy(&self) {
+        match self.prune().await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(rows, "pruned expired tokens and sessions"),
+            Err(error) => tracing::warn!(%error, "expired tokens and sessions could not be pruned"),
         }
     }
 

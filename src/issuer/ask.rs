@@ -72,19 +72,25 @@ impl Issuers {
 
 impl Current {
     /// Begins to fetch the keys of the issuers in use and to keep them new; from then on opaque tokens can be asked
-    /// about. Waits until each was tried once, three seconds at most. To be called once for each value that was
-    /// loaded from settings: the tasks end when the issuers that they were started for are replaced by such a one.
-    pub async fn start(self: &Arc<Self>, means: &Means) {
+    /// about. Those that were taken over from other issuers go on as they were. The tasks end when nothing in use has
+    /// the issuer that they were started for.
+    pub fn begin(self: &Arc<Self>, means: &Means) {
         let issuers = self.load_full();
         if let Some(introspector) = issuers.introspector() {
             introspector.start(means);
         }
-        if let Some(shared) = issuers.shared_keys() {
+        if let Some(shared) = issuers.shared_keys().filter(|shared| shared.wants_keeping()) {
             means.runtime.spawn(shared.keep(self.clone()));
         }
-        for remote in issuers.remotes() {
+        for remote in issuers.remotes().filter(|remote| remote.wants_keeping()) {
             means.runtime.spawn(remote.clone().keep(self.clone(), means.clone()));
         }
+    }
+
+    /// [`begin`](Self::begin), then waits until each issuer was tried once, three seconds at most.
+    pub async fn start(self: &Arc<Self>, means: &Means) {
+        self.begin(means);
+        let issuers = self.load_full();
         futures_util::future::join_all(issuers.remotes().map(|remote| remote.first())).await;
     }
 

@@ -1,6 +1,10 @@
 //! The issuers in use: one value that everybody who verifies reads, replaced whole when keys or settings change.
+//!
+//! Other keys ([`Current::change`]) are in force for everybody at once. Other settings make another [`Current`]
+//! ([`Current::succession`]): requests that began under the old ones end with the old issuers, so that none is judged
+//! by the routes of one configuration and the issuers of another.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -10,14 +14,15 @@ use crate::clock::UnixTime;
 /// See the module. Reading it takes no lock.
 pub struct Current {
     issuers: ArcSwap<Issuers>,
-    /// Held while one value is made of another, so that no change is lost.
-    changing: Mutex<()>,
+    /// Shared by all that follow from one another: the last of them, once there are two. Held while one value is made
+    /// of another, so that no change is lost.
+    newest: Arc<Mutex<Weak<Self>>>,
 }
 
 impl Current {
     /// Begins with these.
     pub fn new(issuers: Issuers) -> Self {
-        Self { issuers: ArcSwap::from_pointee(issuers), changing: Mutex::new(()) }
+        Self { issuers: ArcSwap::from_pointee(issuers), newest: Arc::default() }
     }
 
     /// The issuers now; not to be held across an await.
@@ -31,15 +36,29 @@ impl Current {
     }
 
     /// Puts in place what `next` makes of the issuers in use; of several changes at once each sees the one before.
-    /// Gives what is in use then.
+    /// Gives what is in use then. After a reload the change is that of the newest.
     ///
     /// # Errors
     /// What `next` says; the issuers stay as they were.
     pub fn change<E>(&self, next: impl FnOnce(&Issuers) -> Result<Issuers, E>) -> Result<Arc<Issuers>, E> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(next(&self.issuers.load())?);
-        self.issuers.store(next.clone());
+        let newest = self.lock();
+        let newest_of_all = newest.upgrade();
+        let current = newest_of_all.as_deref().unwrap_or(self);
+        let next = Arc::new(next(&current.issuers.load())?);
+        current.issuers.store(next.clone());
         Ok(next)
+    }
+
+    /// Begins a reload: nothing changes the issuers in use until it is over.
+    pub fn succession(&self) -> Succession<'_> {
+        let newest = self.lock();
+        let before = newest.upgrade().map_or_else(|| self.load_full(), |newest| newest.load_full());
+        Succession { newest, line: &self.newest, before }
+    }
+
+    /// The one that has taken this one's place, or this one.
+    pub(super) fn newest(self: &Arc<Self>) -> Arc<Self> {
+        self.lock().upgrade().unwrap_or_else(|| Arc::clone(self))
     }
 
     /// Puts shared keys of our own in use, unless newer ones are.
@@ -70,5 +89,33 @@ impl Current {
             Err(None) => Ok(()),
             Err(Some(error)) => Err(KeyringError::Key(error)),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Weak<Self>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reload that has begun; dropping it leaves everything as it was.
+pub struct Succession<'a> {
+    newest: MutexGuard<'a, Weak<Current>>,
+    line: &'a Arc<Mutex<Weak<Current>>>,
+    before: Arc<Issuers>,
+}
+
+impl Succession<'_> {
+    /// The issuers in use.
+    pub fn before(&self) -> &Issuers {
+        &self.before
+    }
+
+    /// What will be in use.
+    pub fn heir(&self, issuers: Issuers) -> Arc<Current> {
+        Arc::new(Current { issuers: ArcSwap::from_pointee(issuers), newest: Arc::clone(self.line) })
+    }
+
+    /// From now on, changes are changes of this one.
+    pub fn commit(mut self, heir: &Arc<Current>) {
+        *self.newest = Arc::downgrade(heir);
     }
 }

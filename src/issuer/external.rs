@@ -39,10 +39,10 @@ pub fn external_keys(settings: &External) -> Result<(KeySet, Vec<Skipped>), Exte
 }
 
 /// On what terms its tokens are accepted.
-pub(super) fn terms(settings: &External, keys: KeySet, revocable: &Arc<[Box<str>]>) -> Terms {
+pub(super) fn terms(settings: &External, keys: Arc<KeySet>, revocable: &Arc<[Box<str>]>) -> Terms {
     Terms {
         issuer: Arc::clone(&settings.name),
-        keys: Arc::new(keys),
+        keys,
         audience: settings.audience.clone(),
         leeway: settings.leeway,
         skew: settings.leeway,

@@ -83,6 +83,11 @@ impl Introspector {
         }
     }
 
+    /// Where its issuer stands among all.
+    pub(super) const fn place(&self) -> usize {
+        self.place
+    }
+
     /// Before that, nobody can be asked.
     pub(super) fn start(&self, means: &Means) {
         let fetcher = means.fetcher.clone().with_limits(LIMITS);

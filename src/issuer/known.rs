@@ -21,7 +21,14 @@ const LANES: usize = 32;
 /// verified get in, so nobody can fill it with rubbish; a token whose signature was tampered with is another text.
 pub(super) struct KnownTokens {
     /// `None`: switched off.
-    cache: Option<Cache<Box<str>, Arc<KnownToken>>>,
+    cache: Option<Arc<Cache<Box<str>, Arc<KnownToken>>>>,
+    capacity: usize,
+    counts: Arc<Counts>,
+}
+
+/// What goes on counting whatever becomes of the cache.
+#[derive(Default)]
+struct Counts {
     lanes: [Lane; LANES],
     generations: AtomicU64,
 }
@@ -36,7 +43,17 @@ struct Lane {
 
 impl KnownTokens {
     pub(super) fn new(capacity: usize) -> Self {
-        let cache = (capacity > 0).then(|| {
+        Self { cache: Self::cache(capacity), capacity, counts: Arc::default() }
+    }
+
+    /// Room for another number of tokens. Those that are kept stay where the room is the same.
+    pub(super) fn resized(&self, capacity: usize) -> Self {
+        let cache = if capacity == self.capacity { self.cache.clone() } else { Self::cache(capacity) };
+        Self { cache, capacity, counts: Arc::clone(&self.counts) }
+    }
+
+    fn cache(capacity: usize) -> Option<Arc<Cache<Box<str>, Arc<KnownToken>>>> {
+        (capacity > 0).then(|| {
             let options = OptionsBuilder::new()
                 .shards(SHARDS)
                 .estimated_items_capacity(capacity)
@@ -44,14 +61,13 @@ impl KnownTokens {
                 .build()
                 .expect("both capacities are set");
             let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
-            Cache::with_options(options, UnitWeighter, hasher, lifecycle)
-        });
-        Self { cache, lanes: Default::default(), generations: AtomicU64::new(0) }
+            Arc::new(Cache::with_options(options, UnitWeighter, hasher, lifecycle))
+        })
     }
 
     /// A number that no set of keys had before.
     pub(super) fn next_generation(&self) -> u64 {
-        self.generations.fetch_add(1, Ordering::Relaxed)
+        self.counts.generations.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The token of this text, if it is kept and `still_good`.
@@ -62,7 +78,7 @@ impl KnownTokens {
     ) -> Option<Arc<KnownToken>> {
         let cache = self.cache.as_ref()?;
         let found = cache.get(text).filter(|known| still_good(known));
-        let lane = &self.lanes[own_lane()];
+        let lane = &self.counts.lanes[own_lane()];
         let counter = if found.is_some() { &lane.hits } else { &lane.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
@@ -75,15 +91,15 @@ impl KnownTokens {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.cache.as_ref().map_or(0, Cache::len)
+        self.cache.as_ref().map_or(0, |cache| cache.len())
     }
 
     pub(super) fn hits(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.hits.load(Ordering::Relaxed)).sum()
+        self.counts.lanes.iter().map(|lane| lane.hits.load(Ordering::Relaxed)).sum()
     }
 
     pub(super) fn misses(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.misses.load(Ordering::Relaxed)).sum()
+        self.counts.lanes.iter().map(|lane| lane.misses.load(Ordering::Relaxed)).sum()
     }
 }
 

@@ -10,6 +10,7 @@ mod ask;
 mod copy;
 mod current;
 mod external;
+mod heir;
 mod introspection;
 mod key_file;
 mod keyring;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use current::Current;
+pub use current::{Current, Succession};
 pub use external::{ExternalError, external_keys};
 pub use key_file::{KeptKey, KeyringError};
 pub use keyring::Keyring;
@@ -46,10 +47,9 @@ use crate::token::{
     Verified, VerifiedToken, VerifyError, verify, verify_statement,
 };
 use ask::Asked;
-use introspection::Introspector;
+use heir::Heir;
 use known::KnownTokens;
-use remote::Remote;
-use settings::{External, KeySource, Own, SELF};
+use settings::{External, Own, SELF};
 
 /// What an [`Issuers`] is made of.
 #[derive(Clone, Copy)]
@@ -115,6 +115,8 @@ impl fmt::Display for Notice {
 struct Issuer {
     terms: Arc<Terms>,
     generation: u64,
+    /// What it was made of; `None` for our own.
+    settings: Option<Arc<External>>,
     /// By network, if its keys are not at hand.
     asked: Option<Asked>,
 }
@@ -161,8 +163,24 @@ impl Issuers {
     /// # Errors
     /// All that is wrong, not only the first thing.
     pub fn load(setup: &Setup<'_>, now: UnixTime) -> Result<(Self, Vec<Notice>), Vec<LoadError>> {
+        Self::load_after(setup, None, now)
+    }
+
+    /// The same in place of `before`: of an issuer whose settings are the same, its keys, what is known of them and its
+    /// verified tokens are taken over; proofs that were used stay used.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_after(
+        setup: &Setup<'_>,
+        before: Option<&Self>,
+        now: UnixTime,
+    ) -> Result<(Self, Vec<Notice>), Vec<LoadError>> {
         let (mut errors, mut notices) = (Vec::new(), Vec::new());
-        let known = Arc::new(KnownTokens::new(setup.token_cache));
+        let known = Arc::new(match before {
+            Some(before) => before.known.resized(setup.token_cache),
+            None => KnownTokens::new(setup.token_cache),
+        });
         let mut all = Self {
             issuers: Vec::new(),
             by_iss: HashMap::new(),
@@ -171,25 +189,17 @@ impl Issuers {
             revocable: setup.revocable.into(),
             token_bytes_max: setup.token_bytes_max,
             known,
-            replays: Arc::new(match setup.nonce_secret {
-                Some(secret) => Replays::default().asking_for_nonces(secret),
-                None => Replays::default(),
-            }),
+            replays: match before {
+                Some(before) => before.replays_with(setup.nonce_secret),
+                None => Arc::new(Replays::default().with_nonces(setup.nonce_secret)),
+            },
         };
+        let heir = Heir::of(before, &all);
         if let Some(settings) = setup.own {
-            let keyring = match setup.shared {
-                Some((keyring, _)) => Ok(keyring.clone()),
-                None => Keyring::open(&settings.keys_dir, settings.algorithm, now),
-            };
-            match keyring.map_err(LoadError::from).and_then(|keyring| {
-                let own = OwnIssuer::new(settings.clone(), keyring, now);
-                let terms = own.terms(&all.revocable).map_err(LoadError::OwnKey)?;
-                Ok((own, terms))
-            }) {
-                Ok((own, terms)) => {
-                    all.own = Some(Arc::new(own));
-                    let asked = setup.shared.map(|(_, shared)| Asked::Own(Arc::clone(shared)));
-                    errors.extend(all.add(Some(&settings.issuer), terms, asked).err());
+            match heir.own(settings, setup.shared, now) {
+                Ok((own, issuer)) => {
+                    all.own = Some(own);
+                    errors.extend(all.add(Some(&settings.issuer), issuer).err());
                 }
                 Err(error) => errors.push(error),
             }
@@ -200,22 +210,11 @@ impl Issuers {
                 errors.push(LoadError::SameName(Arc::clone(&settings.name)));
                 continue;
             }
-            let (remote, loaded) = match &settings.keys {
-                KeySource::Published(published) => {
-                    let (remote, keys) = Remote::new(settings, published);
-                    (Some(Asked::Keys(Arc::new(remote))), Ok((keys, Vec::new())))
-                }
-                _ => (None, external_keys(settings)),
-            };
-            match loaded {
-                Ok((keys, skipped)) => {
+            match heir.external(settings, all.issuers.len()) {
+                Ok((issuer, skipped)) => {
                     let notice = |skipped| Notice { issuer: Arc::clone(&settings.name), skipped };
                     notices.extend(skipped.into_iter().map(notice));
-                    let terms = external::terms(settings, keys, &all.revocable);
-                    errors.extend(all.add(settings.issuer.as_deref(), terms, remote).err());
-                    if let KeySource::Introspection(at) = &settings.keys {
-                        all.ask_last_by(at, settings.issuer.as_deref());
-                    }
+                    errors.extend(all.add(settings.issuer.as_deref(), issuer).err());
                 }
                 Err(error) => errors.push(error.into()),
             }
@@ -223,20 +222,10 @@ impl Issuers {
         if errors.is_empty() { Ok((all, notices)) } else { Err(errors) }
     }
 
-    /// Tokens of the issuer that was added last are asked about.
-    fn ask_last_by(&mut self, at: &settings::Introspection, iss: Option<&str>) {
-        let revocable = Arc::clone(&self.revocable);
-        let place = self.issuers.len().saturating_sub(1);
-        if let Some(last) = self.issuers.last_mut() {
-            let introspector =
-                Introspector::new(at, iss, Arc::clone(&last.terms), revocable, (place, last.generation));
-            last.asked = Some(Asked::Token(Arc::new(introspector)));
-        }
-    }
-
-    fn add(&mut self, iss: Option<&str>, terms: Terms, asked: Option<Asked>) -> Result<(), LoadError> {
-        if self.issuers.iter().any(|other| other.terms.issuer == terms.issuer) {
-            return Err(LoadError::SameName(terms.issuer));
+    fn add(&mut self, iss: Option<&str>, issuer: Issuer) -> Result<(), LoadError> {
+        let name = &issuer.terms.issuer;
+        if self.issuers.iter().any(|other| other.terms.issuer == *name) {
+            return Err(LoadError::SameName(Arc::clone(name)));
         }
         let place = self.issuers.len();
         let taken = match iss {
@@ -245,13 +234,13 @@ impl Issuers {
         };
         if let Some(taken) = taken {
             let first = Arc::clone(&self.issuers[taken].terms.issuer);
-            return Err(LoadError::SameIss { first, second: terms.issuer });
+            return Err(LoadError::SameIss { first, second: Arc::clone(name) });
         }
         match iss {
             Some(iss) => drop(self.by_iss.insert(iss.into(), place)),
             None => self.without_iss = Some(place),
         }
-        self.issuers.push(Issuer { terms: Arc::new(terms), generation: self.known.next_generation(), asked });
+        self.issuers.push(issuer);
         Ok(())
     }
 
@@ -266,6 +255,7 @@ impl Issuers {
         all.issuers[0] = Issuer {
             terms: Arc::new(own.terms(&self.revocable)?),
             generation: self.known.next_generation(),
+            settings: None,
             asked: self.issuers[0].asked.clone(),
         };
         all.own = Some(Arc::new(own));

@@ -6,6 +6,7 @@
 //! configured one. Whatever goes wrong, the keys that there are stay in use; a set without a usable key is something
 //! that goes wrong.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub(super) struct Remote {
     rounds: watch::Sender<u64>,
     waiting: Semaphore,
     status: Mutex<Status>,
+    /// A task keeps its keys new.
+    kept: AtomicBool,
 }
 
 /// Unknown key ids.
@@ -136,6 +139,7 @@ impl Remote {
             rounds: watch::Sender::new(0),
             waiting: Semaphore::new(WAITING_MAX),
             status: Mutex::new(status),
+            kept: AtomicBool::new(false),
         };
         (remote, keys)
     }
@@ -169,10 +173,19 @@ impl Remote {
         matches!(timeout(WAIT_MAX, rounds.changed()).await, Ok(Ok(())))
     }
 
-    /// Keeps the keys new for as long as this is what the issuers in use were made with.
-    pub(super) async fn keep(self: Arc<Self>, current: Arc<Current>, means: Means) {
+    /// Whether nobody keeps the keys new yet; from now on the caller does.
+    pub(super) fn wants_keeping(&self) -> bool {
+        !self.kept.swap(true, Ordering::SeqCst)
+    }
+
+    /// Keeps the keys new for as long as the issuers in use have them.
+    pub(super) async fn keep(self: Arc<Self>, mut current: Arc<Current>, means: Means) {
         let mut failures: u32 = 0;
-        while current.load().uses(&self) {
+        loop {
+            current = current.newest();
+            if !current.load().uses(&self) {
+                return;
+            }
             let next = match self.fetch(&current, &means).await {
                 Ok(max_age) => {
                     failures = 0;

@@ -8,6 +8,7 @@
 //! look, and looks begin at most ten times a second, whatever tokens are shown.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub struct SharedKeys {
     looks: watch::Sender<Looks>,
     waiting: Semaphore,
     failed_at: Mutex<Option<Instant>>,
+    /// A task looks for changes.
+    kept: AtomicBool,
 }
 
 /// Looks into the store, counted.
@@ -89,6 +92,7 @@ impl SharedKeys {
             looks: watch::Sender::default(),
             waiting: Semaphore::new(WAITING_MAX),
             failed_at: Mutex::new(None),
+            kept: AtomicBool::new(false),
         }
     }
 
@@ -195,10 +199,19 @@ impl SharedKeys {
         }
     }
 
+    /// Whether no task looks for changes yet; from now on the caller's does.
+    pub(super) fn wants_keeping(&self) -> bool {
+        !self.kept.swap(true, Ordering::SeqCst)
+    }
+
     /// Keeps the keys in use those of the store, for as long as the issuers in use were made with this.
-    pub(super) async fn keep(self: Arc<Self>, current: Arc<Current>) {
+    pub(super) async fn keep(self: Arc<Self>, mut current: Arc<Current>) {
         let mut told = false;
-        while current.load().shared_keys().is_some_and(|used| Arc::ptr_eq(&used, &self)) {
+        loop {
+            current = current.newest();
+            if current.load().shared_keys().is_none_or(|used| !Arc::ptr_eq(&used, &self)) {
+                return;
+            }
             self.looks.send_modify(|looks| looks.begun += 1);
             let looked = self.look(&current).await;
             let failed = looked.is_err();

@@ -11,7 +11,8 @@ use super::bulk::Bulk;
 use super::disk::Disk;
 use super::keeper::Orders;
 use super::queue::{Batch, Command, Queue};
-use super::shared::Shared;
+use super::settings::Settings;
+use super::shared::{Pace, Shared};
 use super::{AppendError, Blocklist, Follower, GatewayId, Revocation, SnapshotError};
 use crate::clock::UnixTime;
 
@@ -144,6 +145,12 @@ impl Handle {
     /// The last sequence in force.
     pub fn sequence(&self) -> u64 {
         self.0.shared.applied.load(Ordering::SeqCst)
+    }
+
+    /// Goes on with other settings: `fsync`, when snapshots are taken, and the greatest leeway of all issuers. The
+    /// others are those that it was opened with.
+    pub fn adjust(&self, settings: &Settings, leeway_max: Duration) {
+        self.0.shared.pace.store(Arc::new(Pace::of(settings, leeway_max)));
     }
 
     /// The id of this gateway.

@@ -76,9 +76,6 @@ impl Orders {
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) orders: Arc<Orders>,
-    pub(super) snapshot_every: Duration,
-    pub(super) snapshot_log_bytes: u64,
-    pub(super) leeway_max: Duration,
     pub(super) patience: Patience,
     pub(super) next_shard: usize,
     pub(super) last_attempt: Instant,
@@ -123,7 +120,8 @@ impl Keeper {
         if self.failed {
             since >= RETRY
         } else {
-            since >= self.snapshot_every || bytes >= self.snapshot_log_bytes
+            let pace = self.shared.pace();
+            since >= pace.snapshot_every || bytes >= pace.snapshot_log_bytes
         }
     }
 
@@ -206,7 +204,7 @@ impl Keeper {
     /// Drops expired entries from the next few shards.
     fn sweep(&mut self) {
         let before = self.patience.now(self.shared.clock.now(), Instant::now());
-        let before = before.minus(self.leeway_max).minus(GRACE);
+        let before = before.minus(self.shared.pace().leeway_max).minus(GRACE);
         let shards = self.shared.blocklist.shards();
         for _ in 0..shards.div_ceil(SWEEP_ROUNDS) {
             self.shared.blocklist.sweep(self.next_shard, before);

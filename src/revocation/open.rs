@@ -16,7 +16,7 @@ use super::queue::Queue;
 use super::record::{GatewayId, Origin, SEGMENT_HEAD_BYTES, encode_entry, random};
 use super::recovery::{self, Recovered, recover};
 use super::settings::{OnLostState, Settings};
-use super::shared::{Shared, Snapshots};
+use super::shared::{Pace, Shared, Snapshots};
 use super::writer::Writer;
 use super::{Counts, Damage, Kind, Revocation, Selector, cutoff_now};
 use crate::clock::{Clock, UnixTime};
@@ -148,6 +148,7 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
         took: start.elapsed(),
     };
     let shared = Arc::new(Shared::new(
+        Pace::of(settings, leeway_max),
         disk,
         clock,
         gateway,
@@ -163,16 +164,12 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
         queue: Arc::clone(&queue),
         projections,
         on_fsync,
-        fsync: settings.fsync,
         last_sync: now,
         last_failure: None,
     };
     let keeper = Keeper {
         shared: Arc::clone(&shared),
         orders: Arc::clone(&orders),
-        snapshot_every: settings.snapshot_every,
-        snapshot_log_bytes: settings.snapshot_log_bytes,
-        leeway_max,
         patience: Patience::new(known, now),
         next_shard: 0,
         last_attempt: now,

@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::blocklist::Blocklist;
 use super::disk::Disk;
 use super::log::Segments;
 use super::record::GatewayId;
+use super::settings::{Fsync, Settings};
 use super::{Health, Revocation};
 use crate::clock::{Clock, UnixTime};
 
@@ -55,7 +58,29 @@ pub(super) struct Snapshots {
     pub(super) newest_appended: u64,
 }
 
+/// What of the settings may change while the log is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    pub(super) fsync: Fsync,
+    pub(super) snapshot_every: Duration,
+    pub(super) snapshot_log_bytes: u64,
+    pub(super) leeway_max: Duration,
+}
+
+impl Pace {
+    pub(super) const fn of(settings: &Settings, leeway_max: Duration) -> Self {
+        let Settings { fsync, snapshot_every, snapshot_log_bytes, .. } = settings;
+        Self {
+            fsync: *fsync,
+            snapshot_every: *snapshot_every,
+            snapshot_log_bytes: *snapshot_log_bytes,
+            leeway_max,
+        }
+    }
+}
+
 pub(super) struct Shared {
+    pub(super) pace: ArcSwap<Pace>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) gateway: GatewayId,
@@ -85,6 +110,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
+        pace: Pace,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
         gateway: GatewayId,
@@ -94,6 +120,7 @@ impl Shared {
     ) -> Self {
         let applied_at = AtomicU64::new(clock.now().millis());
         Self {
+            pace: ArcSwap::from_pointee(pace),
             disk,
             clock,
             gateway,
@@ -114,6 +141,10 @@ impl Shared {
             ring: Mutex::default(),
             snapshots: Mutex::new(snapshots),
         }
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        **self.pace.load()
     }
 
     pub(super) fn health(&self) -> Health {

@@ -43,7 +43,6 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) projections: Vec<Box<dyn Projection>>,
     pub(super) on_fsync: Box<dyn FnMut(Duration) + Send>,
-    pub(super) fsync: Fsync,
     pub(super) last_sync: Instant,
     pub(super) last_failure: Option<Instant>,
 }
@@ -98,7 +97,9 @@ impl Writer {
             aboard.push(Passenger { first, batch, answer, permit });
         }
         let unsynced = self.log.unsynced_bytes();
-        let sync = self.fsync == Fsync::Always || unsynced >= UNSYNCED_BYTES_MAX || self.interval_is_over();
+        let sync = self.shared.pace().fsync == Fsync::Always
+            || unsynced >= UNSYNCED_BYTES_MAX
+            || self.interval_is_over();
         let durable = self.log.durable();
         let written = self.log.commit(sync);
         self.took_note_of(&written, durable);
@@ -178,7 +179,7 @@ impl Writer {
 
     /// How long the queue may be waited for.
     fn patience(&self) -> Duration {
-        match (self.log.is_whole(), self.fsync) {
+        match (self.log.is_whole(), self.shared.pace().fsync) {
             (false, _) => PROBE_EVERY,
             (true, Fsync::Every(interval)) if self.log.unsynced_bytes() > 0 => {
                 interval.saturating_sub(self.last_sync.elapsed())
@@ -189,7 +190,11 @@ impl Writer {
     }
 
     fn interval_is_over(&self) -> bool {
-        matches!(self.fsync, Fsync::Every(interval) if self.last_sync.elapsed() >= interval)
+        match self.shared.pace().fsync {
+            Fsync::Every(interval) => self.last_sync.elapsed() >= interval,
+            // What a reload found unsynced; else there is nothing.
+            Fsync::Always => self.log.unsynced_bytes() > 0,
+        }
     }
 
     /// Broken, and tried only a moment ago: nobody is made to wait for a failing disk.

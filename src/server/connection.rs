@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::drain::{Admission, Drain, Phase, Ticket, Watch};
 use super::guard::{Answer, Answering, Fault, Guard, HeadFacts, Link, Upgrade};
-use super::layers::{Layers, Speaks};
+use super::layers::{Layers, LiveLayers, Speaks};
 use super::stream::Stream;
 use super::{LiveRules, Rules, http2};
 use crate::answer::{Body, Code, Problem};
@@ -59,12 +59,12 @@ pub(super) struct Site<H> {
     pub(super) handler: H,
     pub(super) rules: LiveRules,
     pub(super) drain: Drain,
-    pub(super) layers: Layers,
+    pub(super) layers: LiveLayers,
     pub(super) http1: http1::Builder,
 }
 
 impl<H: Handler> Site<H> {
-    pub(super) fn new(handler: H, layers: Layers, rules: LiveRules, drain: Drain) -> Self {
+    pub(super) fn new(handler: H, layers: LiveLayers, rules: LiveRules, drain: Drain) -> Self {
         let mut http1 = http1::Builder::new();
         // The guard's time-outs rule; hyper's timer is there for whatever else may come to ask for one.
         http1.timer(TokioTimer::new()).header_read_timeout(None).keep_alive(true).half_close(false);
@@ -97,6 +97,8 @@ enum Opening {
 /// One connection that was let in, or is to be told that there are too many.
 pub(super) struct Entrant<H> {
     pub(super) site: Arc<Site<H>>,
+    /// The listener's when it was accepted.
+    pub(super) layers: Arc<Layers>,
     pub(super) accepted: Instant,
     pub(super) admission: Admission,
     pub(super) ticket: Ticket,
@@ -136,7 +138,7 @@ pub(super) async fn serve<S: Stream, H: Handler>(
         Opening::Http1(_) if turned_away => Opening::Refused(Fault::Overloaded),
         other => other,
     };
-    let Entrant { site, ticket, .. } = entrant;
+    let Entrant { site, layers, ticket, .. } = entrant;
     let link = Arc::new(Link::default());
     let http1 = site.http1(&rules);
     let guard = |first| Guard::new(stream, first, deadline, rules, Arc::clone(&link), ticket);
@@ -145,7 +147,7 @@ pub(super) async fn serve<S: Stream, H: Handler>(
         Opening::Refused(fault) => guard(Vec::new()).refusing(fault),
         Opening::Closed | Opening::Http2(_) => return,
     };
-    let service = Arc::new(Service { site, peer, link: Arc::clone(&link) });
+    let service = Arc::new(Service { site, layers, peer, link: Arc::clone(&link) });
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
         async move { Ok::<_, Infallible>(service.answer(request).await) }
@@ -234,6 +236,7 @@ async fn open<S: Stream>(
 /// What stands between hyper and the handler of one connection.
 struct Service<H> {
     site: Arc<Site<H>>,
+    layers: Arc<Layers>,
     peer: Peer,
     link: Arc<Link>,
 }
@@ -252,7 +255,7 @@ impl<H: Handler> Service<H> {
         if let Some(cut) = response.extensions_mut().remove() {
             self.link.watch(cut);
         }
-        self.site.layers.mark(&mut response);
+        self.layers.mark(&mut response);
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if undecided {
             self.link.decide(if switched { Upgrade::Accepted } else { Upgrade::Refused });

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ pub struct Drain(Arc<State>);
 struct State {
     phase: AtomicU8,
     changed: Arc<Notify>,
+    /// Whoever waits at the door is somebody else's.
+    handed_over: AtomicBool,
+    /// Of which this is a part: what is open here is open there, too.
+    whole: Option<Drain>,
+    parts: Mutex<Vec<Weak<State>>>,
     open: AtomicUsize,
     closed: Notify,
     turned_away: AtomicUsize,
@@ -47,6 +52,20 @@ impl Drain {
     /// Serving, with no connection.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A part of this drain, for listeners that may have to go before the others: it can be drained by itself, and is
+    /// whenever the whole is. Its connections count for both.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let part = Self(Arc::new(State { whole: Some(self.clone()), ..State::default() }));
+        let mut parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.retain(|part| part.strong_count() > 0);
+        parts.push(Arc::downgrade(&part.0));
+        // Under the lock, so that no change of phase falls between.
+        part.enter(self.phase());
+        drop(parts);
+        part
     }
 
     /// Where it stands.
@@ -76,6 +95,17 @@ impl Drain {
     /// Stops accepting, closes idle connections, lets the others finish. Does not wait. Again: nothing happens.
     pub fn begin(&self) {
         self.enter(Phase::Draining);
+    }
+
+    /// [`Drain::begin`], where another process accepts from the same sockets: who waits to be accepted is left to it.
+    pub fn hand_over(&self) {
+        self.0.handed_over.store(true, Ordering::SeqCst);
+        self.begin();
+    }
+
+    /// Whether it was [handed over](Self::hand_over).
+    pub fn is_handed_over(&self) -> bool {
+        self.whole().0.handed_over.load(Ordering::SeqCst)
     }
 
     /// [`Drain::begin`], then waits until every connection has ended, at most for `timeout`, then cuts the rest.
@@ -112,24 +142,40 @@ impl Drain {
     }
 
     fn enter(&self, phase: Phase) {
+        let parts = self.0.parts.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.phase.fetch_max(phase as u8, Ordering::SeqCst);
         self.0.changed.notify_waiters();
+        parts.iter().filter_map(Weak::upgrade).for_each(|part| Self(part).enter(phase));
     }
 
-    /// Counts a new connection in. Beyond `limit` it is a [`Admission::TurnedAway`], and when there are too many of
+    fn left(&self) {
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.closed.notify_waiters();
+        }
+    }
+
+    fn whole(&self) -> &Self {
+        self.0.whole.as_ref().unwrap_or(self)
+    }
+
+    /// Counts a new connection in; the limit is that of the whole. Beyond `limit` it is a [`Admission::TurnedAway`], and when there are too many of
     /// those too, `None`.
     pub(super) fn admit(&self, limit: Option<usize>) -> Option<(Admission, Ticket)> {
-        let before = self.0.open.fetch_add(1, Ordering::SeqCst);
+        let whole = &self.whole().0;
+        let before = whole.open.fetch_add(1, Ordering::SeqCst);
+        if self.0.whole.is_some() {
+            self.0.open.fetch_add(1, Ordering::SeqCst);
+        }
         let mut ticket = Ticket { drain: self.clone(), turned_away: false, cut: None };
         // Those to be told that there are too many are open, too, but do not fill the limit.
-        let away = self.0.turned_away.load(Ordering::SeqCst);
+        let away = whole.turned_away.load(Ordering::SeqCst);
         if limit.is_none_or(|limit| before.saturating_sub(away) < limit) {
-            self.0.accepted_total.fetch_add(1, Ordering::Relaxed);
+            whole.accepted_total.fetch_add(1, Ordering::Relaxed);
             return Some((Admission::Welcome, ticket));
         }
-        self.0.turned_away_total.fetch_add(1, Ordering::Relaxed);
-        if self.0.turned_away.fetch_add(1, Ordering::SeqCst) >= TURNED_AWAY_MAX {
-            self.0.turned_away.fetch_sub(1, Ordering::SeqCst);
+        whole.turned_away_total.fetch_add(1, Ordering::Relaxed);
+        if whole.turned_away.fetch_add(1, Ordering::SeqCst) >= TURNED_AWAY_MAX {
+            whole.turned_away.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
         ticket.turned_away = true;
@@ -164,12 +210,13 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let state = &self.drain.0;
+        let whole = self.drain.whole();
         if self.turned_away {
-            state.turned_away.fetch_sub(1, Ordering::SeqCst);
+            whole.0.turned_away.fetch_sub(1, Ordering::SeqCst);
         }
-        if state.open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            state.closed.notify_waiters();
+        whole.left();
+        if self.drain.0.whole.is_some() {
+            self.drain.left();
         }
     }
 }
@@ -236,6 +283,22 @@ mod tests {
         drain.begin();
         assert_eq!(drain.phase(), Phase::Stopped);
         waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_part_can_go_by_itself_and_goes_with_the_whole() {
+        let whole = Drain::new();
+        let (one, two) = (whole.part(), whole.part());
+        let (_, ticket) = one.admit(Some(1)).unwrap();
+        assert_eq!(two.admit(Some(1)).unwrap().0, Admission::TurnedAway, "the limit is of all together");
+        one.begin();
+        assert_eq!([&one, &two, &whole].map(Drain::phase), [Phase::Draining, Phase::Serving, Phase::Serving]);
+        drop(ticket);
+        one.ended().await;
+        assert_eq!((one.open(), whole.open(), whole.accepted_total()), (0, 0, 1));
+        whole.begin();
+        assert_eq!(two.phase(), Phase::Draining);
+        assert_eq!(whole.part().phase(), Phase::Draining);
     }
 
     #[tokio::test]

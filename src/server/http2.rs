@@ -30,6 +30,7 @@ use super::Rules;
 use super::connection::{Entrant, Handler, Site};
 use super::drain::{Admission, Phase, Ticket, Watch};
 use super::guard::{BodyLength, Fault, HeadFacts};
+use super::layers::Layers;
 use super::stream::{Prefixed, Stream};
 use super::timer::Timer;
 use crate::answer::{Body, BoxError, Cut, Hold};
@@ -68,6 +69,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What the requests of a connection have in common.
 struct Shared<H> {
     site: Arc<Site<H>>,
+    layers: Arc<Layers>,
     peer: Peer,
     rules: Arc<Rules>,
     streams: Arc<Streams>,
@@ -145,12 +147,12 @@ async fn drive<H: Handler>(
     entrant: Entrant<H>,
 ) {
     let deadline = entrant.deadline();
-    let Entrant { site, admission, ticket, .. } = entrant;
+    let Entrant { site, layers, admission, ticket, .. } = entrant;
     let streams = Arc::new(Streams::default());
     let turned_away = admission == Admission::TurnedAway;
     let http2 = builder(&rules);
     let idle_timeout = rules.idle_timeout;
-    let shared = Arc::new(Shared { site, peer, rules, streams: Arc::clone(&streams), turned_away });
+    let shared = Arc::new(Shared { site, layers, peer, rules, streams: Arc::clone(&streams), turned_away });
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         // Counted here, on the connection's own task, so that none is overlooked when it is taken for idle.
@@ -262,7 +264,7 @@ impl<H: Handler> Shared<H> {
             request.extensions_mut().insert(Hold(Arc::new(place.once_more())));
         }
         let mut response = self.site.handler.handle(self.peer.clone(), verdict, request).await;
-        self.site.layers.mark(&mut response);
+        self.layers.mark(&mut response);
         for name in &CONNECTION_SPECIFIC {
             response.headers_mut().remove(name);
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::{HeaderValue, Response};
@@ -28,7 +29,15 @@ pub struct Layers {
     pub hsts: Option<HeaderValue>,
 }
 
+/// What a running listener reads once per connection; can be swapped while it runs.
+pub type LiveLayers = Arc<ArcSwap<Layers>>;
+
 impl Layers {
+    /// In the shape that [`serve`](super::serve) takes; keep a clone to change them while it runs.
+    pub fn live(self) -> LiveLayers {
+        Arc::new(ArcSwap::from_pointee(self))
+    }
+
     /// Puts what belongs to the listener into an answer.
     pub(super) fn mark<B>(&self, response: &mut Response<B>) {
         if let Some(hsts) = &self.hsts {
@@ -50,7 +59,7 @@ pub(super) enum Speaks {
 
 /// Takes a connection through all layers and serves it.
 pub(super) async fn enter<S: Stream, H: Handler>(mut stream: S, peer: Peer, entrant: Entrant<H>) {
-    let Some(trusted) = &entrant.site.layers.proxies else { return secure(stream, peer, entrant).await };
+    let Some(trusted) = &entrant.layers.proxies else { return secure(stream, peer, entrant).await };
     let told = introduce(&mut stream, peer, trusted);
     if let Some(peer) = in_time(told, &entrant).await.flatten() {
         secure(stream, peer, entrant).await;
@@ -75,7 +84,7 @@ async fn introduce<S: Stream>(stream: &mut S, peer: Peer, trusted: &[IpNet]) -> 
 }
 
 async fn secure<S: Stream, H: Handler>(stream: S, peer: Peer, entrant: Entrant<H>) {
-    let Some(acceptor) = &entrant.site.layers.tls else {
+    let Some(acceptor) = &entrant.layers.tls else {
         return connection::serve(stream, Speaks::Either, peer, entrant).await;
     };
     let handshake = handshake(stream, acceptor, peer.address);

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use super::LiveRules;
 use super::connection::{Entrant, Handler, Site};
 use super::drain::{Drain, Phase};
-use super::layers::{self, Layers};
+use super::layers::{self, LiveLayers};
 use super::settings::Listen;
 use super::stream::Stream;
 use crate::route::Peer;
@@ -82,6 +83,49 @@ impl Listener {
         Ok(Self(Bound::Unix(socket.into(), path.to_owned())))
     }
 
+    /// Takes a listening socket over as it is.
+    ///
+    /// # Errors
+    /// It is no socket of a kind that we listen on.
+    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?;
+        if let Some(address) = local.as_socket() {
+            return Ok(Self(Bound::Tcp(socket.into(), address)));
+        }
+        let path = local.as_pathname().map(Path::to_owned);
+        let path =
+            path.ok_or_else(|| io::Error::other("neither a TCP socket nor a Unix socket with a path"))?;
+        Ok(Self(Bound::Unix(socket.into(), path)))
+    }
+
+    /// Another handle to the same socket: it listens until the last is dropped, whoever accepts meanwhile.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(match &self.0 {
+            Bound::Tcp(socket, local) => Bound::Tcp(socket.try_clone()?, *local),
+            Bound::Unix(socket, path) => Bound::Unix(socket.try_clone()?, path.clone()),
+        }))
+    }
+
+    /// To be handed over to another process.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Bound::Tcp(socket, _) => socket.as_fd(),
+            Bound::Unix(socket, _) => socket.as_fd(),
+        }
+    }
+
+    /// Takes the name of a Unix socket away, so that nobody finds it any more.
+    pub fn unlink(&self) {
+        if let Bound::Unix(_, path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     /// The address it is bound to, with the real port; `None` for a Unix socket.
     pub const fn local_addr(&self) -> Option<SocketAddr> {
         match &self.0 {
@@ -123,16 +167,16 @@ impl Inherited {
         let count = handed.len();
         let take = |index| {
             if let Ok(Some(socket)) = handed.take_tcp_listener(index) {
-                socket.set_nonblocking(true).ok()?;
-                let local = socket.local_addr().ok()?;
-                return Some(Listener(Bound::Tcp(socket, local)));
+                return Listener::adopt(socket.into()).ok();
             }
-            let socket = handed.take_unix_listener(index).ok()??;
-            socket.set_nonblocking(true).ok()?;
-            let path = socket.local_addr().ok()?.as_pathname()?.to_owned();
-            Some(Listener(Bound::Unix(socket, path)))
+            Listener::adopt(handed.take_unix_listener(index).ok()??.into()).ok()
         };
         Self((0..count).filter_map(take).collect())
+    }
+
+    /// These ones.
+    pub const fn of(listeners: Vec<Listener>) -> Self {
+        Self(listeners)
     }
 
     /// The socket for this address, if it was handed over; else it is bound.
@@ -153,14 +197,14 @@ impl Inherited {
 }
 
 /// Accepts connections on `listener` and has `handler` answer their requests, until `drain` begins; then returns,
-/// with the socket closed. `layers` stand between a socket and HTTP. Connections run on in tasks of their own: [`Drain::stop`] waits for them. Must run on the
-/// runtime that is to carry them.
+/// with its handle to the socket dropped. `layers` stand between a socket and HTTP. Connections run on in tasks of their
+/// own: [`Drain::stop`] waits for them. Must run on the runtime that is to carry them.
 ///
 /// # Errors
 /// Only when the socket cannot be given to the runtime. What goes wrong while accepting is logged and survived.
 pub async fn serve<H: Handler>(
     listener: Listener,
-    layers: Layers,
+    layers: LiveLayers,
     handler: H,
     rules: LiveRules,
     drain: Drain,
@@ -243,6 +287,9 @@ async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>) {
             () = &mut draining => break,
         }
     }
+    if site.drain.is_handed_over() {
+        return; // who waits at the door is served by whoever has the socket now
+    }
     // Who connected before the drain began is still served; no more than can have waited at the door.
     for _ in 0..BACKLOG {
         match tokio::time::timeout(LAST_CALL, source.accept()).await {
@@ -255,7 +302,8 @@ async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>) {
 fn welcome<S: Stream, H: Handler>(stream: S, peer: Peer, site: &Arc<Site<H>>) {
     let now = Instant::now();
     if let Some((admission, ticket)) = site.drain.admit(site.rules.load().max_connections) {
-        let entrant = Entrant { site: Arc::clone(site), accepted: now, admission, ticket };
+        let layers = site.layers.load_full();
+        let entrant = Entrant { site: Arc::clone(site), layers, accepted: now, admission, ticket };
         tokio::spawn(layers::enter(stream, peer, entrant));
     }
 }
@@ -277,7 +325,7 @@ mod tests {
 
     use super::*;
     use crate::answer::{Body, Problem};
-    use crate::server::{HeadFacts, HeadLimits, Rules};
+    use crate::server::{HeadFacts, HeadLimits, Layers, Rules};
 
     #[derive(Clone)]
     struct Empty;
@@ -317,7 +365,7 @@ mod tests {
             write_stall: None,
             max_connections: None,
         };
-        Arc::new(Site::new(Empty, Layers::default(), rules.live(), drain.clone()))
+        Arc::new(Site::new(Empty, Layers::default().live(), rules.live(), drain.clone()))
     }
 
     #[tokio::test]
@@ -346,7 +394,9 @@ mod tests {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let drain = Drain::new();
         drain.begin();
-        serve(listener, Layers::default(), Empty, site(&drain).rules.clone(), drain.clone()).await.unwrap();
+        serve(listener, Layers::default().live(), Empty, site(&drain).rules.clone(), drain.clone())
+            .await
+            .unwrap();
         let mut answer = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");

@@ -34,6 +34,6 @@ mod timer;
 pub use connection::Handler;
 pub use drain::{Drain, Phase};
 pub use guard::{BodyLength, HeadFacts};
-pub use layers::Layers;
+pub use layers::{Layers, LiveLayers};
 pub use listener::{Inherited, Listener, serve};
 pub use rules::{HeadLimits, LiveRules, Rules};

@@ -4,28 +4,22 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use notify::{RecursiveMode, Watcher as _};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{NoClientAuth, ProducesTickets, WebPkiClientVerifier};
 use thiserror::Error;
-use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::names::ByName;
 use super::pem::{PemFault, authorities, pair};
 use super::provider;
 use super::settings::{Pair, Server};
+use crate::watch::Watch;
 
 /// A file larger than this is neither a certificate nor a key.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Certificate and key are rarely written at the same moment: so long must nothing have changed.
-const QUIET: Duration = Duration::from_millis(250);
-/// On file systems that tell of no change, one is found this late.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Why certificates cannot be used; in words for the operator.
 #[derive(Debug, Error)]
@@ -139,28 +133,37 @@ impl Acceptor {
         Ok(Reload::Replaced)
     }
 
+    /// The same with other settings, for a reload: what is in use stays so until the caller puts it in place. Sessions
+    /// can be resumed still, unless client certificates are verified in another way.
+    ///
+    /// # Errors
+    /// As [`Acceptor::load`].
+    pub fn renewed(&self, settings: &Server) -> Result<Self, TlsError> {
+        let inner = &*self.0;
+        if inner.settings == *settings {
+            self.reload()?;
+            return Ok(self.clone());
+        }
+        let files = Files::read(settings)?;
+        let loaded = inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_clients = loaded.files.client_ca == files.client_ca
+            && inner.settings.client_may_have_none == settings.client_may_have_none;
+        let ticketer = match same_clients {
+            true => Arc::clone(&loaded.ticketer),
+            false => Ticketer::new().map_err(TlsError::Setup)?,
+        };
+        drop(loaded);
+        let config = ArcSwap::new(configure(settings, &files, &ticketer)?);
+        let loaded = Mutex::new(Loaded { files, ticketer });
+        Ok(Self(Arc::new(Inner { settings: settings.clone(), config, loaded })))
+    }
+
     /// Goes over to new files when there are some, for as long as it is polled.
     pub async fn keep_fresh(self) {
-        let (changed, mut changes) = mpsc::channel(1);
-        // Directories, for files are replaced by renaming. What fails is found by looking now and then.
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = changed.try_send(());
-        });
-        let _watcher = watcher.map(|mut watcher| {
-            for dir in self.directories() {
-                if let Err(error) = watcher.watch(&dir, RecursiveMode::NonRecursive) {
-                    tracing::warn!(dir = %dir.display(), %error, "changes of certificates are noticed late");
-                }
-            }
-            watcher
-        });
+        let mut watch = Watch::new(self.files());
         let mut complained = String::new();
         loop {
-            // A closed channel is a watcher that could not be made.
-            if let Ok(None) = tokio::time::timeout(LOOK_EVERY, changes.recv()).await {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
+            watch.changed().await;
             let this = self.clone();
             let Ok(reloaded) = tokio::task::spawn_blocking(move || this.reload()).await else { continue };
             match reloaded {
@@ -183,17 +186,9 @@ impl Acceptor {
         }
     }
 
-    fn directories(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Vec<PathBuf> {
         let Server { certificates, client_ca, .. } = &self.0.settings;
-        let files = certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]).chain(client_ca);
-        let parent = |file: &PathBuf| match file.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let mut directories: Vec<_> = files.map(parent).collect();
-        directories.sort();
-        directories.dedup();
-        directories
+        certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]).chain(client_ca).cloned().collect()
     }
 }
 

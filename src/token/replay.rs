@@ -1,7 +1,7 @@
 //! Proofs that were used, for as long as one could come again (RFC 9449 §11.1).
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq as _;
@@ -18,7 +18,7 @@ const SHARDS: usize = 32;
 /// Used proofs, by key and `jti`; in memory alone: after a restart a proof of the last minute would pass once more, with
 /// a token that is checked all the same. Bounded: a proof that there is no room to remember is not taken.
 pub struct Replays {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Arc<[Mutex<Shard>; SHARDS]>,
     /// Proofs in one shard's generation, at most.
     room: usize,
     /// Every proof must have a nonce of ours.
@@ -92,13 +92,20 @@ impl Default for Replays {
 impl Replays {
     /// Room for about so many proofs in a minute.
     pub fn new(room: usize) -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()), room: room.div_ceil(SHARDS), nonces: None }
+        let shards = Arc::new(std::array::from_fn(|_| Mutex::default()));
+        Self { shards, room: room.div_ceil(SHARDS), nonces: None }
     }
 
-    /// The same, where every proof must have a nonce of ours, made with this secret.
-    pub fn asking_for_nonces(mut self, secret: &[u8]) -> Self {
-        self.nonces = Some(Nonces(hmac::Key::new(hmac::HMAC_SHA256, secret)));
-        self
+    /// The same memory, where every proof must have a nonce of ours, made with this secret; `None`: none need have
+    /// one.
+    pub fn with_nonces(&self, secret: Option<&[u8]>) -> Self {
+        let nonces = secret.map(|secret| Nonces(hmac::Key::new(hmac::HMAC_SHA256, secret)));
+        Self { shards: Arc::clone(&self.shards), room: self.room, nonces }
+    }
+
+    /// Every proof must have a nonce of ours.
+    pub const fn asks_for_nonces(&self) -> bool {
+        self.nonces.is_some()
     }
 
     /// Takes a proof: of any number of uses of the same one, the first.

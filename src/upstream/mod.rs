@@ -153,6 +153,13 @@ impl Upstreams {
         Arc::new(Self { list: settings.iter().map(start).collect(), handle: self.handle.clone() })
     }
 
+    /// Stops the health checks of what `next` did not take over, and closes its idle connections. Requests that still
+    /// come are served all the same: those that began before a reload end where they were to go.
+    pub fn give_way_to(&self, next: &Self) {
+        let taken = |upstream: &Arc<Upstream>| next.list.iter().any(|other| Arc::ptr_eq(other, upstream));
+        self.list.iter().filter(|upstream| !taken(upstream)).for_each(|upstream| upstream.retire());
+    }
+
     /// Sends a request and waits for the response head. The request must carry its `Host`; its URI may be in
     /// any form and is sent in origin-form; hop-by-hop fields are for the caller to have removed (RFC 9110
     /// §7.6.1), all but `Transfer-Encoding`, which is set here as the body needs it.
@@ -254,8 +261,8 @@ impl Upstream {
     }
 }
 
-impl Drop for Upstream {
-    fn drop(&mut self) {
+impl Upstream {
+    fn retire(&self) {
         for task in &self.tasks {
             task.abort();
         }
@@ -266,6 +273,12 @@ impl Drop for Upstream {
                 channels.retire();
             }
         }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 

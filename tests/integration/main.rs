@@ -29,6 +29,7 @@ mod proxying;
 mod rate_limits;
 mod receivers;
 mod refresh;
+mod reload;
 mod revocations;
 mod shared_keys;
 mod shared_store;

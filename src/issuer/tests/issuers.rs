@@ -286,3 +286,88 @@ async fn the_store_is_asked_only_about_tokens_that_it_has_a_say_in() {
     assert_eq!(check(&strict, &refresh, Retired).await, (Retired, 1));
     assert_eq!(check(&strict, &foreign, Unknown).await, (Good, 0));
 }
+
+#[test]
+fn a_reload_takes_over_what_has_not_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = own(dir.path(), Algorithm::ES256);
+    let secret = |text: &str| secret_file(format!("{text:.<64}").as_bytes());
+    let kept = external("kept", Some("https://kept.test"), secret("kept"), Algorithm::HS256);
+    let changed = external("changed", Some("https://changed.test"), secret("old"), Algorithm::HS256);
+    let before = load(Some(&settings), &[kept.clone(), changed.clone()], 16);
+    let rotated = before.own().unwrap().keyring().rotate(after(3600), NOW).unwrap();
+    let before = before.with_keyring(rotated, NOW).unwrap();
+    let token = |iss: &str, text: &str| {
+        let secret = format!("{text:.<64}");
+        let key = SigningKey::from_secret(Algorithm::HS256, secret.as_bytes(), "any").unwrap();
+        let (subject, id) = ("ada", "t-1");
+        let new = NewToken {
+            issuer: iss,
+            audience: &[],
+            token_type: TokenType::Access,
+            subject,
+            session: None,
+            client: None,
+            token_id: id,
+            issued_at: NOW,
+            expires_at: after(600),
+            fresh: false,
+            binding: None,
+            scopes: &[],
+            extra: &Claims::new(),
+        };
+        issue(&key, &new).unwrap()
+    };
+    let (of_kept, of_changed) = (token("https://kept.test", "kept"), token("https://changed.test", "old"));
+    before.verify(&of_kept, NOW).unwrap();
+    before.verify(&of_changed, NOW).unwrap();
+
+    // The order is another one, too: places are no names.
+    let changed = External { keys: secret("new"), ..changed };
+    let external = [kept, changed];
+    let setup = Setup {
+        own: Some(&settings),
+        external: &external,
+        revocable: &[],
+        token_cache: 16,
+        token_bytes_max: 8192,
+        nonce_secret: None,
+        shared: None,
+    };
+    let (after_reload, _) = Issuers::load_after(&setup, Some(&before), NOW).unwrap();
+    let hits = after_reload.cache_hits();
+    after_reload.verify(&of_kept, NOW).unwrap();
+    assert_eq!(after_reload.cache_hits(), hits + 1, "verified before is verified still");
+    assert!(after_reload.verify(&of_changed, NOW).is_err(), "kept tokens of changed keys are verified anew");
+    after_reload.verify(&token("https://changed.test", "new"), NOW).unwrap();
+    let signing = |issuers: &Issuers| issuers.own().unwrap().keyring().signing_key().id().to_owned();
+    assert_eq!(signing(&after_reload), signing(&before), "a rotation since the start is not undone");
+    assert!(Arc::ptr_eq(&before.replays, &after_reload.replays), "used proofs stay used");
+
+    // Who is asked for another claim to revoke by knows tokens by other keys.
+    let claims = ["tenant".into()];
+    let (other, _) = Issuers::load_after(&Setup { revocable: &claims, ..setup }, Some(&before), NOW).unwrap();
+    let misses = other.cache_misses();
+    other.verify(&of_kept, NOW).unwrap();
+    assert_eq!(other.cache_misses(), misses + 1);
+}
+
+#[test]
+fn requests_of_the_old_configuration_keep_its_issuers_and_changes_reach_the_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = own(dir.path(), Algorithm::ES256);
+    let old = Arc::new(Current::new(load(Some(&settings), &[], 0)));
+    let succession = old.succession();
+    let heir = succession.heir(load(None, &[], 0));
+    succession.commit(&heir);
+    assert!(old.load().own().is_some() && heir.load().own().is_none());
+    // Somebody who still has the old one changes the new one.
+    let one = external("one", None, secret_file(&[7; 64]), Algorithm::HS256);
+    old.change(|issuers| {
+        assert!(issuers.own().is_none());
+        Ok::<_, ()>(load(None, std::slice::from_ref(&one), 0))
+    })
+    .unwrap();
+    assert_eq!((old.load().names().count(), heir.load().names().count()), (1, 1));
+    assert_eq!(heir.load().names().next().map(|name| &**name), Some("one"));
+}

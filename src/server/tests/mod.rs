@@ -159,7 +159,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         runtime.spawn(serve(
             listener,
-            Layers::default(),
+            Layers::default().live(),
             Echo(Arc::clone(&seen)),
             Arc::clone(&rules),
             drain.clone(),

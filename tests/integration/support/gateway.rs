@@ -150,6 +150,11 @@ impl Setup {
     /// Starts on another text in the same directory.
     pub(crate) fn start_with(self, toml: &str) -> Gateway {
         fs::write(self.path("gateway.toml"), toml).unwrap();
+        self.start_as_it_is()
+    }
+
+    /// Starts on the configuration that stands in the directory.
+    pub(crate) fn start_as_it_is(self) -> Gateway {
         let running = Running::start(self.dir.path(), &self.environment);
         Gateway { dir: self.dir, environment: self.environment, running: Some(running) }
     }
@@ -202,6 +207,11 @@ impl Gateway {
     /// Where another listener than the first clear one and the admin's is, by its name in the events.
     pub(crate) fn listening(&self, listener: &str) -> SocketAddr {
         wait_for(listener, || self.running().output.listening(listener))
+    }
+
+    /// Every listener of this name that was opened so far, in order.
+    pub(crate) fn listeners(&self, name: &str) -> Vec<SocketAddr> {
+        self.running().output.all_listening(name)
     }
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
@@ -276,6 +286,28 @@ impl Gateway {
         let found = format!("[admin]\nlisten = \"{}\"", running.admin);
         fs::write(dir.join(REACHING), toml.replace(ANY_ADMIN_PORT, &found)).unwrap();
         configured(dir, REACHING, arguments)
+    }
+
+    /// The configuration as it is on disk.
+    pub(crate) fn toml(&self) -> String {
+        fs::read_to_string(self.dir.path().join("gateway.toml")).unwrap()
+    }
+
+    /// Puts another configuration in place in one step.
+    pub(crate) fn put_toml(&self, toml: &str) {
+        let (new, path) = (self.dir.path().join("gateway.toml.new"), self.dir.path().join("gateway.toml"));
+        fs::write(&new, toml).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// Has the gateway read its configuration anew.
+    pub(crate) fn reload(&self) -> Answer {
+        self.admin("POST", "/admin/reload").send()
+    }
+
+    /// Sends the process a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.process(), name);
     }
 
     /// SIGKILL, as sudden as it gets.
@@ -406,13 +438,18 @@ impl Running {
 impl Output {
     /// The address in the event that the program writes once a listener is bound.
     fn listening(&self, listener: &str) -> Option<SocketAddr> {
-        self.stderr.lock().unwrap().iter().find_map(|line| {
+        self.all_listening(listener).first().copied()
+    }
+
+    fn all_listening(&self, listener: &str) -> Vec<SocketAddr> {
+        let address = |line: &String| {
             let event: Value = serde_json::from_str(line).ok()?;
             let fields = &event["fields"];
             (fields["message"] == "listening" && fields["listener"] == listener)
                 .then(|| fields["address"].as_str()?.parse().ok())
                 .flatten()
-        })
+        };
+        self.stderr.lock().unwrap().iter().filter_map(address).collect()
     }
 
     fn stdout(&self) -> String {

@@ -1,0 +1,245 @@
+//! The listeners that are open. A reload keeps those that stay, opens new ones before anything is swapped, and drains
+//! those that go; a socket that goes on under another name is never closed in between.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::ports::{AdminHandler, GatewayHandler};
+use crate::admin::Admin;
+use crate::config::Settings;
+use crate::gateway::Gateway;
+use crate::server::settings::Listen;
+use crate::server::{self, Drain, Inherited, Layers, Listener, LiveLayers, LiveRules, Rules};
+use crate::tls::Acceptor;
+
+/// Connections of the admin listener.
+const ADMIN_CONNECTIONS: usize = 1024;
+
+/// Who is served at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Clients, in clear text.
+    Clear,
+    /// Clients, over TLS.
+    Tls,
+    /// Administrators.
+    Admin,
+}
+
+impl Door {
+    /// As events call it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Clear => "clear",
+            Self::Tls => "tls",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A listener that is open.
+struct Open {
+    door: Door,
+    listen: Listen,
+    /// Beside the one that is accepted from, so that the socket outlives whoever accepts.
+    socket: Listener,
+    drain: Drain,
+    accepting: JoinHandle<std::io::Result<()>>,
+}
+
+/// See the module.
+pub(super) struct Listeners {
+    open: Vec<Open>,
+    /// Of all clients.
+    pub(super) clients: Drain,
+    /// Of the admin listener, which outlives the others.
+    pub(super) admins: Drain,
+    gateway: Gateway,
+    admin: Admin,
+    control: Handle,
+    data: Handle,
+    rules: LiveRules,
+    admin_rules: LiveRules,
+    clear: LiveLayers,
+    tls: LiveLayers,
+    keeping_fresh: Option<AbortHandle>,
+}
+
+/// What the listeners will be, all sockets bound.
+pub(super) struct Plan {
+    /// Each with a second handle.
+    new: Vec<(Door, Listen, [Listener; 2])>,
+    wanted: Vec<(Door, Listen)>,
+    acceptor: Option<Acceptor>,
+    clear: Layers,
+    tls: Layers,
+    rules: Rules,
+    admin_rules: Rules,
+}
+
+impl Listeners {
+    /// None open yet.
+    pub(super) fn new(
+        gateway: Gateway,
+        admin: Admin,
+        clients: Drain,
+        control: Handle,
+        data: Handle,
+        settings: &Settings,
+    ) -> Self {
+        let (rules, admin_rules) = rules(settings);
+        Self {
+            open: Vec::new(),
+            clients,
+            admins: Drain::new(),
+            gateway,
+            admin,
+            control,
+            data,
+            rules: rules.live(),
+            admin_rules: admin_rules.live(),
+            clear: Layers::default().live(),
+            tls: Layers::default().live(),
+            keeping_fresh: None,
+        }
+    }
+
+    /// Binds what is new, and reads certificates. Nothing that is open is touched.
+    ///
+    /// # Errors
+    /// An address that cannot be had; certificates that cannot be used.
+    pub(super) fn plan(&self, settings: &Settings, inherited: &mut Inherited) -> anyhow::Result<Plan> {
+        let acceptor = settings.server.tls.as_ref().map(|tls| {
+            let acceptor = match &self.tls.load().tls {
+                Some(before) => before.renewed(&tls.files),
+                None => Acceptor::load(tls.files.clone()),
+            };
+            acceptor.context("cannot use the certificates of [server.tls]")
+        });
+        let acceptor = acceptor.transpose()?;
+        let wanted = wanted(settings);
+        let mut new = Vec::new();
+        for (door, listen) in &wanted {
+            if self.find(*door, listen).is_some() {
+                continue;
+            }
+            let at_another_door = self.open.iter().find(|open| open.listen == *listen);
+            let socket = match at_another_door {
+                Some(open) => open.socket.try_clone(),
+                None => inherited.or_bind(listen),
+            };
+            let both = socket.and_then(|socket| Ok([socket.try_clone()?, socket]));
+            let both = both.with_context(|| format!("cannot listen on {listen}"))?;
+            new.push((*door, listen.clone(), both));
+        }
+        let proxies = settings.server.proxies.clone();
+        let clear = Layers { proxies: proxies.clone(), ..Layers::default() };
+        let hsts = settings.server.tls.as_ref().and_then(|tls| tls.hsts.clone());
+        let tls = Layers { proxies, tls: acceptor.clone(), hsts };
+        let (rules, admin_rules) = rules(settings);
+        Ok(Plan { new, wanted, acceptor, clear, tls, rules, admin_rules })
+    }
+
+    /// Carries a plan out. What goes has `drain_timeout` to finish.
+    pub(super) fn carry_out(&mut self, plan: Plan, drain_timeout: Duration) {
+        let Plan { new, wanted, acceptor, clear, tls, rules, admin_rules } = plan;
+        self.rules.store(rules.into());
+        self.admin_rules.store(admin_rules.into());
+        self.clear.store(clear.into());
+        self.tls.store(tls.into());
+        if let Some(before) = self.keeping_fresh.take() {
+            before.abort();
+        }
+        self.keeping_fresh =
+            acceptor.map(|acceptor| self.control.spawn(acceptor.keep_fresh()).abort_handle());
+        for (door, listen, [socket, accepted_from]) in new {
+            tracing::info!(listener = door.name(), address = %socket, "listening");
+            let drain = if door == Door::Admin { self.admins.part() } else { self.clients.part() };
+            let accepting = self.accept(door, accepted_from, drain.clone());
+            self.open.push(Open { door, listen, socket, drain, accepting });
+        }
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().partition(|open| {
+            wanted.iter().any(|(door, listen)| *door == open.door && *listen == open.listen)
+        });
+        self.open = kept;
+        for open in gone {
+            tracing::info!(listener = open.door.name(), address = %open.socket, "no longer listening");
+            if !self.open.iter().any(|kept| kept.listen == open.listen) {
+                open.socket.unlink();
+            }
+            open.drain.begin();
+            self.control.spawn(async move {
+                // Who waits at its door is still let in.
+                let _ = open.accepting.await;
+                let cut = open.drain.stop(drain_timeout).await;
+                if cut > 0 {
+                    tracing::warn!(connections = cut, "cut what did not end in time on a listener that went");
+                }
+            });
+        }
+    }
+
+    /// Lets go of the sockets for clients: each is closed when nobody accepts from it any more.
+    pub(super) fn let_go(&mut self) {
+        self.open.retain(|open| open.door == Door::Admin);
+    }
+
+    fn accept(&self, door: Door, socket: Listener, drain: Drain) -> JoinHandle<std::io::Result<()>> {
+        let client = || GatewayHandler(self.gateway.clone());
+        match door {
+            Door::Clear => self.data.spawn(server::serve(
+                socket,
+                self.clear.clone(),
+                client(),
+                self.rules.clone(),
+                drain,
+            )),
+            Door::Tls => {
+                self.data.spawn(server::serve(socket, self.tls.clone(), client(), self.rules.clone(), drain))
+            }
+            Door::Admin => self.control.spawn(server::serve(
+                socket,
+                Layers::default().live(),
+                AdminHandler(self.admin.clone()),
+                self.admin_rules.clone(),
+                drain,
+            )),
+        }
+    }
+
+    fn find(&self, door: Door, listen: &Listen) -> Option<&Open> {
+        self.open.iter().find(|open| open.door == door && open.listen == *listen)
+    }
+
+    /// Where clients connect in clear text, Unix sockets left out, in the order of the configuration.
+    pub(super) fn clear_addresses(&self) -> Vec<SocketAddr> {
+        let clear = self.open.iter().filter(|open| open.door == Door::Clear);
+        clear.filter_map(|open| open.socket.local_addr()).collect()
+    }
+
+    /// Where the admin API listens.
+    pub(super) fn admin_address(&self) -> Option<SocketAddr> {
+        self.open.iter().find(|open| open.door == Door::Admin)?.socket.local_addr()
+    }
+}
+
+/// Every listener of a configuration.
+fn wanted(settings: &Settings) -> Vec<(Door, Listen)> {
+    let server = &settings.server;
+    let tls = server.tls.iter().flat_map(|tls| tls.listen.iter());
+    let clear = server.listen.iter().map(|listen| (Door::Clear, listen.clone()));
+    let tls = tls.map(|listen| (Door::Tls, listen.clone()));
+    let admin = (Door::Admin, Listen::Tcp(settings.admin.listen));
+    std::iter::once(admin).chain(clear).chain(tls).collect()
+}
+
+/// For clients, and for administrators.
+fn rules(settings: &Settings) -> (Rules, Rules) {
+    let rules = Rules::new(&settings.server, &settings.limits);
+    let admin = Rules { max_connections: Some(ADMIN_CONNECTIONS), ..rules.clone() };
+    (rules, admin)
+}
