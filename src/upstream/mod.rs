@@ -7,7 +7,7 @@
 //! next request only after the response before has ended and nothing followed it.
 //!
 //! Knows nothing of routes, tokens or clients: the request comes rewritten, and goes out with no field added but
-//! what frames its body.
+//! what frames its body, and what opens a WebSocket (see [`websocket`]).
 
 mod balance;
 mod channel;
@@ -85,7 +85,8 @@ pub struct Exchange {
     pub response: Response<Body>,
     /// For logs and metrics.
     pub served: Served,
-    /// Of a 101, whose connection is in the response's extensions ([`hyper::upgrade::on`]).
+    /// Of a 101, whose connection is in the response's extensions ([`hyper::upgrade::on`]). What opened over HTTP/2 is
+    /// a 101 here, too.
     pub tunnel: Option<Tunnel>,
 }
 

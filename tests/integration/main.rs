@@ -4,6 +4,7 @@
 mod auth_endpoints;
 mod bad_input;
 mod balancers;
+mod balancing;
 mod bound;
 mod bulk;
 mod components;
