@@ -10,6 +10,7 @@ mod ask;
 mod copy;
 mod current;
 mod external;
+mod fingerprint;
 mod heir;
 mod introspection;
 mod key_file;
@@ -178,8 +179,8 @@ impl Issuers {
     ) -> Result<(Self, Vec<Notice>), Vec<LoadError>> {
         let (mut errors, mut notices) = (Vec::new(), Vec::new());
         let known = Arc::new(match before {
-            Some(before) => before.known.resized(setup.token_cache),
-            None => KnownTokens::new(setup.token_cache),
+            Some(before) => before.known.resized(setup.token_cache, setup.token_bytes_max),
+            None => KnownTokens::new(setup.token_cache, setup.token_bytes_max),
         });
         let mut all = Self {
             issuers: Vec::new(),
