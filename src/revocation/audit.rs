@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::follow::{FollowError, trail_reached};
 use super::shared::Shared;
 use super::{Handle, Record};
@@ -14,10 +16,13 @@ use crate::store::{StoreError, Trail, TrailEntry};
 /// The first and the longest pause after a failure.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LONGEST: Duration = Duration::from_secs(10);
-/// Fewer entries than this are followed by a rest, in which the next gather: each transaction of the store is a sync
-/// of its own, and on one disk the log's syncs wait for it. Whoever waits for the trail ends the rest.
-const FEW: usize = 1024;
-const REST: Duration = Duration::from_millis(25);
+/// Fewer entries than this are followed by a rest, in which the next gather: each transaction writes the last pages
+/// of its tables once more. Whoever waits for the trail ends the rest.
+const FEW: usize = 4096;
+const REST: Duration = Duration::from_millis(100);
+/// What the trail has is made durable so often at most: a sync of the store is in the way of the log's own, on one disk.
+/// Until then the log has it: its segments stay, and a power cut takes the position back with the entries.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// Feeds the trail until the log is closed. The position is the store's own, kept in the transaction of the entries,
 /// so that this can be dropped and begun again at any moment.
@@ -59,13 +64,35 @@ async fn feed(
         );
     }
     trail_reached(shared, position.min(handle.sequence()));
+    // What can be read need not be on disk: the process before may have been killed between the two.
+    sync(shared, trail, position).await?;
+    let mut durable = position;
+    let mut synced_at = Instant::now();
     // One follower for all of it: it remembers where in a segment it is.
     let mut follower = handle.follow(position);
     loop {
-        let records = match follower.next().await {
-            Ok(records) => records,
-            Err(FollowError::Closed) => return Err(Stop::Closed),
-            Err(FollowError::Gone { oldest }) => {
+        let is_behind = durable < position;
+        let next = tokio::select! {
+            biased;
+            () = shared.trail_sync.notified(), if is_behind => None,
+            () = tokio::time::sleep_until(synced_at + SYNC_EVERY), if is_behind => None,
+            next = follower.next() => Some(next),
+        };
+        let records = match next {
+            None => {
+                sync(shared, trail, position).await?;
+                durable = position;
+                synced_at = Instant::now();
+                continue;
+            }
+            Some(Ok(records)) => records,
+            Some(Err(FollowError::Closed)) => {
+                if is_behind {
+                    sync(shared, trail, position).await?;
+                }
+                return Err(Stop::Closed);
+            }
+            Some(Err(FollowError::Gone { oldest })) => {
                 tracing::error!(
                     from = position + 1,
                     to = oldest,
@@ -76,7 +103,7 @@ async fn feed(
                 follower = handle.follow(position);
                 continue;
             }
-            Err(error) => return Err(Stop::Log(error)),
+            Some(Err(error)) => return Err(Stop::Log(error)),
         };
         let last = records.last().map_or(position, |record| record.sequence);
         let few = records.len() < FEW;
@@ -88,6 +115,13 @@ async fn feed(
             let _ = tokio::time::timeout(REST, shared.trail_hurry.notified()).await;
         }
     }
+}
+
+/// Makes everything durable that was appended, up to `position`.
+async fn sync(shared: &Shared, trail: &dyn Trail, position: u64) -> Result<(), Stop> {
+    trail.trail_sync().await.map_err(Stop::Store)?;
+    shared.trail_durable.fetch_max(position, Ordering::SeqCst);
+    Ok(())
 }
 
 fn entry(record: Record) -> TrailEntry {

@@ -26,6 +26,9 @@ const RETRY: Duration = Duration::from_secs(30);
 /// An entry is kept for so long after its expiry, on top of the greatest leeway (CONTRACT §8).
 const GRACE: Duration = Duration::from_secs(60);
 
+/// How long a snapshot waits for the audit trail to be on disk.
+const TRAIL_PATIENCE: Duration = Duration::from_secs(1);
+
 type Answer = oneshot::Sender<Result<SnapshotReport, Arc<SnapshotError>>>;
 
 #[derive(Default)]
@@ -180,7 +183,7 @@ impl Keeper {
             }
         }
         let by_snapshots = if kept.len() < GENERATIONS { 0 } else { kept[0] };
-        let needed_after = by_snapshots.min(shared.trail_position.load(Ordering::SeqCst));
+        let needed_after = by_snapshots.min(self.trail_durable());
         let segments = shared.segments.list();
         let mut removed = 0;
         for pair in segments.windows(2) {
@@ -199,6 +202,22 @@ impl Keeper {
             );
         }
         removed
+    }
+
+    /// What the audit trail cannot lose any more; has it sync what it has been fed, and waits a little for that.
+    fn trail_durable(&self) -> u64 {
+        let since = Instant::now();
+        let shared = &self.shared;
+        loop {
+            let durable = shared.trail_durable.load(Ordering::SeqCst);
+            let is_all = durable >= shared.trail_position.load(Ordering::SeqCst);
+            // What is not durable now will be at the next snapshot.
+            if is_all || since.elapsed() >= TRAIL_PATIENCE || shared.closed.load(Ordering::SeqCst) {
+                return durable;
+            }
+            shared.trail_sync.notify_one();
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Drops expired entries from the next few shards.

@@ -97,10 +97,14 @@ pub(super) struct Shared {
     /// The last sequence that is both in force and on disk: what projections with a memory of their own may see,
     /// since it can no longer be lost.
     pub(super) settled: watch::Sender<u64>,
-    /// What the audit trail has; segments behind it are kept.
+    /// What the audit trail has.
     pub(super) trail_position: AtomicU64,
+    /// What of it no power cut can take back; segments behind it are kept.
+    pub(super) trail_durable: AtomicU64,
     /// Somebody waits for the trail to have what is in the log.
     pub(super) trail_hurry: Notify,
+    /// Somebody waits for what the trail has to be durable.
+    pub(super) trail_sync: Notify,
     /// The writer is done; nothing will follow.
     pub(super) closed: AtomicBool,
     health: Mutex<Health>,
@@ -135,7 +139,9 @@ impl Shared {
             syncs: AtomicU64::new(0),
             settled: watch::Sender::new(sequence),
             trail_position: AtomicU64::new(0),
+            trail_durable: AtomicU64::new(0),
             trail_hurry: Notify::new(),
+            trail_sync: Notify::new(),
             closed: AtomicBool::new(false),
             health: Mutex::new(Health::Ready),
             ring: Mutex::default(),

@@ -58,8 +58,12 @@ pub trait Trail: Send + Sync {
     fn trail_position(&self) -> Answer<'_, u64>;
 
     /// Adds entries (ascending sequences) and moves the position to the last one's, in one transaction. Entries at
-    /// or below the position are passed over.
+    /// or below the position are passed over. Until [`trail_sync`](Self::trail_sync) has answered, a power cut may
+    /// take the last of them back, and the position with them: whoever feeds must still have them.
     fn trail_append(&self, entries: Vec<TrailEntry>) -> Answer<'_, ()>;
+
+    /// Makes durable what was appended before.
+    fn trail_sync(&self) -> Answer<'_, ()>;
 
     /// Entries that fit the filter, in its order.
     fn trail_list(&self, filter: TrailFilter) -> Answer<'_, Vec<TrailEntry>>;

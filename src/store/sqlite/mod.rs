@@ -1,4 +1,5 @@
-//! The store in one SQLite file: WAL, every commit on disk before it is answered (`synchronous = FULL`).
+//! The store in one SQLite file: WAL, every commit on disk before it is answered (`synchronous = FULL`), but for those
+//! of the audit trail, which can be had again from the log.
 
 mod rotation;
 mod schema;
@@ -70,6 +71,15 @@ impl Sqlite {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         self.writer.run(work)
+    }
+
+    /// The same for what can be had again: its commit waits for no sync of the disk.
+    fn write_lazily<'a, T, F>(&'a self, work: F) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.run_lazily(work)
     }
 
     fn read<'a, T, F>(&'a self, work: F) -> Answer<'a, T>

@@ -3,6 +3,9 @@
 //! The writer takes what is queued, runs it in one `BEGIN IMMEDIATE` transaction with a savepoint around each piece
 //! of work, commits, and only then answers: many waiting changes share one fsync, and a piece that fails takes
 //! nobody with it. The queues are bounded; a full one is an answer of its own, at once.
+//!
+//! A transaction of lazy work alone is committed without a sync (`synchronous = NORMAL`): after a power cut the file is
+//! as of an earlier commit, none of which is missing before it. The next ordinary commit syncs the ones before too.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -23,6 +26,8 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// A piece of work with its answer, of whatever type, behind one face.
 trait Work: Send {
+    /// Whether its commit need not be on disk when it is answered.
+    fn is_lazy(&self) -> bool;
     /// Runs it; whether it succeeded.
     fn run(&mut self, connection: &Connection) -> bool;
     /// Answers; `commit_error` says that nothing of the transaction holds.
@@ -30,12 +35,17 @@ trait Work: Send {
 }
 
 struct Piece<T, F> {
+    lazy: bool,
     work: Option<F>,
     outcome: Option<rusqlite::Result<T>>,
     reply: Reply<T>,
 }
 
 impl<T: Send, F: FnOnce(&Connection) -> rusqlite::Result<T> + Send> Work for Piece<T, F> {
+    fn is_lazy(&self) -> bool {
+        self.lazy
+    }
+
     fn run(&mut self, connection: &Connection) -> bool {
         self.outcome = self.work.take().map(|work| work(connection));
         matches!(self.outcome, Some(Ok(_)))
@@ -94,8 +104,25 @@ impl Workers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.queue(false, work)
+    }
+
+    /// The same, where the answer need not wait for the disk.
+    pub(super) fn run_lazily<'a, T, F>(&self, work: F) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.queue(true, work)
+    }
+
+    fn queue<'a, T, F>(&self, lazy: bool, work: F) -> Answer<'a, T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let piece = Box::new(Piece { work: Some(work), outcome: None, reply });
+        let piece = Box::new(Piece { lazy, work: Some(work), outcome: None, reply });
         let queued = match &self.queue {
             Some(queue) => queue.try_send(piece as Box<dyn Work>).map_err(|error| match error {
                 TrySendError::Full(_) => "the queue of the store is full",
@@ -120,9 +147,21 @@ impl Drop for Workers {
 }
 
 fn write_batches(connection: &Connection, queue: &Receiver<Box<dyn Work>>) {
+    let mut lazy_now = None;
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         batch.extend(queue.try_iter().take(BATCH_MAX - 1));
+        // As long as nobody has set it, or that failed, it is whatever it is, and so not to be relied on.
+        let lazy = batch.iter().all(|piece| piece.is_lazy());
+        if lazy_now.replace(lazy) != Some(lazy) {
+            let level = if lazy { "NORMAL" } else { "FULL" };
+            if let Err(error) = connection.execute_batch(&format!("PRAGMA synchronous = {level}")) {
+                lazy_now = None;
+                let error = error.to_string();
+                batch.into_iter().for_each(|piece| piece.finish(Some(error.clone())));
+                continue;
+            }
+        }
         // A panic in one piece of work must not leave the gateway without a writer: the batch is rolled back and
         // its callers see their answers dropped.
         if catch_unwind(AssertUnwindSafe(|| write_batch(connection, batch))).is_err() {
