@@ -70,6 +70,7 @@ suite! {
     a_repeat_within_the_grace_gives_the_same_successor_while_it_is_unused
     after_the_grace_a_retired_token_is_a_reuse
     of_many_exchanges_at_once_one_wins_and_all_get_its_successor
+    exchanges_of_many_tokens_at_once_are_each_their_own
     without_a_successor_the_presented_token_stays_good
     an_unknown_refresh_token_is_adopted_only_when_asked_for
     lists_are_newest_first_and_page_without_gaps
@@ -251,6 +252,50 @@ async fn of_many_exchanges_at_once_one_wins_and_all_get_its_successor(place: Pla
         }
     }
     assert_eq!((done, seen.len()), (1, 1));
+}
+
+async fn exchanges_of_many_tokens_at_once_are_each_their_own(place: Place) {
+    let store = signed_up(&place).await;
+    let presented: Vec<_> = (0..60).map(|n| format!("many-{n}")).collect();
+    for id in &presented {
+        store.record_token(token(id, TokenType::Refresh)).await.unwrap();
+    }
+    let exchange = |n: usize, id: &str| {
+        let (store, mut rotation) = (store.clone(), rotation(id, &format!("of-{id}-{n}"), NOW));
+        match n {
+            // Its new token has an id that is taken.
+            7 => rotation.access = token("a0", TokenType::Access),
+            // Its account is not there.
+            8 => rotation.presented.subject = "nobody".into(),
+            _ => {}
+        }
+        tokio::spawn(async move { store.rotate(rotation).await })
+    };
+    let mut tasks: Vec<_> = presented.iter().enumerate().map(|(n, id)| exchange(n, id)).collect();
+    tasks.push(exchange(60, "unknown"));
+    tasks.push(exchange(61, &presented[3]));
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    assert!(answers[7].is_err());
+    assert_eq!(*answers[8].as_ref().unwrap(), Rotated::NoAccount);
+    assert_eq!(*answers[60].as_ref().unwrap(), Rotated::Unknown);
+    // Of the two with the same token one won, whichever came first.
+    let (first, other) = (answers[3].as_ref().unwrap(), answers[61].as_ref().unwrap());
+    let (won, told) = if *first == Rotated::Done { (3, other) } else { (61, first) };
+    assert_eq!(&*successor(told.clone()), format!("r-of-many-3-{won}"));
+    for (n, id) in presented.iter().enumerate().filter(|(n, _)| ![3, 7, 8].contains(n)) {
+        assert_eq!(*answers[n].as_ref().unwrap(), Rotated::Done, "{n}");
+        assert!(store.token(id).await.unwrap().unwrap().retired_at.is_some(), "{n}");
+        for new in [format!("a-of-{id}-{n}"), format!("r-of-{id}-{n}")] {
+            assert!(store.token(&new).await.unwrap().is_some(), "{new}");
+        }
+    }
+    for n in [7, 8] {
+        assert_eq!(store.token(&presented[n]).await.unwrap().unwrap().retired_at, None, "{n}");
+        assert!(store.token(&format!("r-of-many-{n}-{n}")).await.unwrap().is_none(), "{n}");
+    }
 }
 
 async fn without_a_successor_the_presented_token_stays_good(place: Place) {

@@ -26,7 +26,7 @@ pub(super) const OPERATION_MAX: Duration = Duration::from_secs(5);
 /// default is 100).
 const CONNECTIONS_MAX: usize = 16;
 /// Callers that may wait for a connection, as many as the SQLite store has places in its queue.
-const CALLERS_MAX: usize = 1024;
+pub(super) const CALLERS_MAX: usize = 1024;
 /// How often a transaction is tried that another one was in the way of.
 const ATTEMPTS: usize = 4;
 
@@ -104,11 +104,19 @@ impl Link {
 /// (the server stops, has become a standby, does not know a prepared statement any more) a new one is better.
 fn leaves_the_connection_usable(failure: &Failure) -> bool {
     match failure {
-        Failure::Server(error) => error
-            .code()
-            .is_some_and(|code| ["22", "23", "40"].iter().any(|class| code.code().starts_with(class))),
+        Failure::Server(_) => is_of_class(failure, &["22", "23", "40"]),
         Failure::Malformed(_) | Failure::Unusable(_) => true,
     }
+}
+
+/// Whether the server refused what it was given (data exceptions and violated constraints), and nothing else is wrong.
+pub(super) fn is_about_data(failure: &Failure) -> bool {
+    is_of_class(failure, &["22", "23"])
+}
+
+fn is_of_class(failure: &Failure, classes: &[&str]) -> bool {
+    let Failure::Server(error) = failure else { return false };
+    error.code().is_some_and(|code| classes.iter().any(|class| code.code().starts_with(class)))
 }
 
 /// Whether it was rolled back for the sake of another transaction, so that it may be tried again.

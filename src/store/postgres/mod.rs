@@ -6,6 +6,7 @@
 //! thread of the store's own, in tasks that end by themselves, so that nobody who stops waiting leaves a connection
 //! in the middle of a transaction.
 
+mod exchanges;
 mod link;
 mod rotation;
 mod safe;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 
 use super::settings;
 use super::{Answer, KnownGateway, Registry, Safe, Standing, Store, StoreError};
+use exchanges::Exchanges;
 use link::{Link, OPERATION_MAX, Work, unavailable};
 use values::{Result, Text, number, text};
 
@@ -44,6 +46,7 @@ const MIGRATION_MAX: Duration = Duration::from_secs(600);
 /// The store in a PostgreSQL database.
 pub struct Postgres {
     link: Arc<Link>,
+    exchanges: Exchanges,
     /// Taken when it is dropped.
     runtime: Option<Runtime>,
     /// The row of `gateways` whose log feeds the trail; 0 before one has joined.
@@ -73,7 +76,8 @@ impl Postgres {
         });
         // Not `block_on`, which must not be called where a runtime runs already.
         let prepared = outcome.recv().map_err(unavailable);
-        let store = Self { link, runtime: Some(runtime), gateway: AtomicI64::new(0) };
+        let exchanges = Exchanges::start(&runtime, &link);
+        let store = Self { link, exchanges, runtime: Some(runtime), gateway: AtomicI64::new(0) };
         prepared??;
         Ok(store)
     }

@@ -1,13 +1,16 @@
 //! The exchange of a refresh token: whoever comes first retires it.
 //!
-//! The ordinary case is one statement, and so one round trip and one transaction: a compare-and-set on
+//! The ordinary case is one statement, of many exchanges where many come at once (`exchanges.rs`), and so one round trip and one transaction: a compare-and-set on
 //! `retired_at IS NULL` that waits for whoever holds the row, looks again, and inserts the new tokens only if it won.
 //! Whoever did not win is answered by the second way, which holds the row while it looks at what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::{Client, GenericClient, Transaction};
 use tokio_postgres::types::ToSql;
 
-use super::values::{Result, Text, malformed, maybe_text, maybe_time, millis};
+use super::link::is_about_data;
+use super::values::{Failure, Result, Text, malformed, maybe_text, maybe_time, millis, text};
 use super::{sessions, tokens};
 use crate::clock::UnixTime;
 use crate::store::{Rotated, Rotation, Successor, Token};
@@ -25,6 +28,36 @@ const EXCHANGE: &str = "
     SELECT new.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                              $7::bigint[], $8::text[], $9::text[]) AS new
     WHERE EXISTS (SELECT 1 FROM retired)";
+
+/// The same for any number: `$1` to `$9` are the new tokens, `$10` for each of them the presented one that it takes
+/// the place of; `$11` to `$16` are the presented ones, their accounts, now, and the successors. Gives the ids of those
+/// that were exchanged. A row that somebody else holds is passed over, not waited for: one exchange must not hold up
+/// the others, nor two statements each other.
+const EXCHANGE_ALL: &str = "
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM unnest($11::text[], $12::text[], $13::bigint[], $14::text[], $15::bigint[], $16::bigint[])
+            AS asked (id, account, now, successor, issued_at, expires_at)),
+    held AS MATERIALIZED (
+        SELECT tokens.id FROM asked JOIN tokens ON tokens.id = asked.id
+        WHERE tokens.retired_at IS NULL
+            AND EXISTS (SELECT 1 FROM users WHERE users.id = asked.account AND NOT users.disabled)
+        FOR UPDATE OF tokens SKIP LOCKED),
+    retired AS (
+        UPDATE tokens SET used_at = coalesce(tokens.used_at, asked.now), retired_at = asked.now,
+            successor_id = asked.successor, successor_issued_at = asked.issued_at,
+            successor_expires_at = asked.expires_at
+        FROM held JOIN asked ON asked.id = held.id
+        WHERE tokens.id = held.id AND tokens.retired_at IS NULL
+        RETURNING tokens.id),
+    added AS (
+        INSERT INTO tokens (id, session, subject, type, key_id, issued_at, expires_at, user_agent, address)
+        SELECT new.id, new.session, new.subject, new.type, new.key_id, new.issued_at, new.expires_at, new.user_agent,
+               new.address
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+                    $8::text[], $9::text[], $10::text[])
+            AS new (id, session, subject, type, key_id, issued_at, expires_at, user_agent, address, presented)
+        WHERE new.presented IN (SELECT id FROM retired))
+    SELECT id FROM retired";
 
 /// What the store knows of the presented token, whose row is held.
 struct Known {
@@ -56,6 +89,44 @@ async fn exchanged(client: &Client, rotation: &Rotation, successor: &Token) -> R
     let mut parameters: Vec<&(dyn ToSql + Sync)> = new.parameters().to_vec();
     parameters.extend_from_slice(&[&presented, &subject, &now, &successor_id, &issued_at, &expires_at]);
     Ok(client.execute(&statement, &parameters).await? > 0)
+}
+
+/// Which of these were good, and now are exchanged; nothing became of the others. Not even of any, if one has something
+/// that the server does not take.
+pub(super) async fn exchange_all(client: &Client, rotations: &[Rotation]) -> Result<Vec<bool>> {
+    let mut ordinary: BTreeMap<&str, (&Rotation, &Token)> = BTreeMap::new();
+    for rotation in rotations {
+        if let Some(successor) = &rotation.successor {
+            // Of two that present one token the first one wins, as it would alone.
+            ordinary.entry(&rotation.presented.id).or_insert((rotation, successor));
+        }
+    }
+    let all: Vec<_> = ordinary.values().collect();
+    let tokens: Vec<&Token> = all.iter().flat_map(|(one, successor)| [&one.access, *successor]).collect();
+    let new = tokens::Columns::of(&tokens);
+    let of_new: Vec<_> = all.iter().flat_map(|(one, _)| [Text(&one.presented.id); 2]).collect();
+    let presented: Vec<_> = all.iter().map(|(one, _)| Text(&one.presented.id)).collect();
+    let accounts: Vec<_> = all.iter().map(|(one, _)| Text(&one.presented.subject)).collect();
+    let now: Vec<_> = all.iter().map(|(one, _)| millis(one.now)).collect();
+    let successors: Vec<_> = all.iter().map(|(_, successor)| Text(&successor.id)).collect();
+    let issued: Vec<_> = all.iter().map(|(_, successor)| millis(successor.issued_at)).collect();
+    let expires: Vec<_> = all.iter().map(|(_, successor)| millis(successor.expires_at)).collect();
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = new.parameters().to_vec();
+    parameters.extend_from_slice(&[&of_new, &presented, &accounts, &now, &successors, &issued, &expires]);
+    let statement = client.prepare_cached(EXCHANGE_ALL).await?;
+    let rows = match client.query(&statement, &parameters).await.map_err(Failure::Server) {
+        Ok(rows) => rows,
+        // Each one alone, then, so that nobody is refused for another's sake.
+        Err(failure) if is_about_data(&failure) => return Ok(vec![false; rotations.len()]),
+        Err(failure) => return Err(failure),
+    };
+    let exchanged: BTreeSet<Box<str>> = rows.iter().map(|row| text(row, "id")).collect::<Result<_>>()?;
+    let done = |rotation: &Rotation| {
+        let id = &*rotation.presented.id;
+        let is_first = ordinary.get(id).is_some_and(|(first, _)| std::ptr::eq(*first, rotation));
+        is_first && exchanged.contains(id)
+    };
+    Ok(rotations.iter().map(done).collect())
 }
 
 /// What became of a token that is not simply good: unknown, retired, of a disabled account, or not to be rotated.

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::values::{Result, Text, integer, malformed, maybe_text, maybe_time, millis, number, text, time};
-use super::{OWN_ISSUER, Postgres, rotation, sessions, users};
+use super::{OWN_ISSUER, Postgres, sessions, users};
 use crate::clock::UnixTime;
 use crate::store::{
     Accounts, Answer, Created, Guest, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session,
@@ -193,7 +193,7 @@ impl Accounts for Postgres {
     }
 
     fn rotate(&self, rotation: Rotation) -> Answer<'_, Rotated> {
-        self.run(rotation, |client, rotation| Box::pin(rotation::rotate(client, rotation)))
+        self.exchanges.exchange(&self.link, rotation)
     }
 
     fn prune(&self, before: UnixTime, limit: usize) -> Answer<'_, u64> {
