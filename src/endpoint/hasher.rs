@@ -17,6 +17,10 @@ use crate::store::PasswordHash;
 
 /// Hashes that may wait for one thread: at about 21 ms each, under three seconds.
 const QUEUE_PER_THREAD: usize = 128;
+/// A request that is proxied waits for milliseconds, a sign-in for a hash of twenty and its queue: where both want the
+/// processor, the request goes first. Not so far behind that a busy gateway signs nobody in.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
 /// When to come back to a full queue, in seconds: it is empty by then.
 const RETRY_AFTER: u64 = 3;
 /// A hash in the store that asks for more than this was not written by us; computing it would be an attack.
@@ -157,6 +161,11 @@ fn failed() -> Problem {
 }
 
 fn work(jobs: &Mutex<Receiver<Job>>, params: &Params) {
+    // On Linux this is the calling thread's own; elsewhere it would be the whole process's.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "password hashes compete with requests: their threads keep their priority");
+    }
     // Kept from job to job: fresh pages for 19 MiB would cost as much as a tenth of the hash itself. Taken with the
     // first job: a gateway that signs nobody in does without.
     let mut memory = Vec::new();
