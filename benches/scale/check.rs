@@ -46,7 +46,9 @@ pub(crate) fn grow(dir: &Path, entries: u64, options: &Options) {
 
     let tokens = prepare(&engine, dir, entries);
     both_sets(&engine, &tokens, entries, options);
-    beside_snapshots(&engine, &tokens, entries, options);
+    if entries < super::HUGE {
+        beside_snapshots(&engine, &tokens, entries, options);
+    }
     // Two, so that nothing is left to be replayed.
     snapshot(&engine);
     snapshot(&engine);
@@ -67,8 +69,11 @@ pub(crate) fn load(dir: &Path, entries: u64, options: &Options) {
     memory("memory, loaded", &engine, counts.total(), empty);
     let tokens = tokens(dir, TOKENS);
     both_sets(&engine, &tokens, entries, options);
-    snapshot(&engine);
-    snapshot(&engine);
+    if entries < super::HUGE {
+        // The program starts from here next.
+        snapshot(&engine);
+        snapshot(&engine);
+    }
     engine.close();
 }
 
@@ -86,7 +91,13 @@ fn memory(what: &str, engine: &Engine, entries: u64, empty: u64) {
     let each = |bytes: u64| bytes as f64 / entries as f64;
     let tables = each(engine.blocklist.memory_bytes());
     let measured = format!("{:.1} B an entry", each(resident));
-    let remark = format!("tables {tables:.1} B; {} above {} when empty", mib(resident), mib(empty));
+    let huge = super::probe::in_huge_pages();
+    let remark = format!(
+        "tables {tables:.1} B; {} above {} when empty; {} in pages of 2 MiB",
+        mib(resident),
+        mib(empty),
+        mib(huge)
+    );
     row(what, entries, "≤ 40 B at 10 M, ≤ 32 B at 100 M", &measured, &remark);
 }
 

@@ -114,17 +114,7 @@ pub(crate) struct Tokens {
 
 /// Tokens as the gateway issues them: subject, session, key, a role and a tenant (which can be revoked by).
 pub(crate) fn tokens(dir: &Path, count: u64) -> Tokens {
-    let own = Own {
-        issuer: "portcullis".into(),
-        audience: Vec::new(),
-        algorithm: Algorithm::HS256,
-        access_ttl: Duration::from_secs(3600),
-        refresh_ttl: Duration::from_secs(30 * 86_400),
-        fresh_ttl: Duration::from_secs(900),
-        strict: false,
-        keys_dir: dir.join("keys"),
-        sealing: None,
-    };
+    let own = own(dir, Algorithm::HS256);
     let setup = Setup {
         own: Some(&own),
         external: &[],
@@ -137,6 +127,21 @@ pub(crate) fn tokens(dir: &Path, count: u64) -> Tokens {
     let issuers = Issuers::load(&setup, now()).unwrap().0;
     let texts = (0..count).map(|number| token(&issuers, number)).collect();
     Tokens { issuers, texts }
+}
+
+/// The gateway as an issuer, with keys in `dir`.
+pub(crate) fn own(dir: &Path, algorithm: Algorithm) -> Own {
+    Own {
+        issuer: "portcullis".into(),
+        audience: Vec::new(),
+        algorithm,
+        access_ttl: Duration::from_secs(3600),
+        refresh_ttl: Duration::from_secs(30 * 86_400),
+        fresh_ttl: Duration::from_secs(900),
+        strict: false,
+        keys_dir: dir.join("keys"),
+        sealing: None,
+    }
 }
 
 /// One token that no entry of [`Engine::fill`] refuses.

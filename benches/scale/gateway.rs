@@ -109,6 +109,11 @@ auth = "access"
     fn resident(&self) -> u64 {
         resident(&self.child.id().to_string())
     }
+
+    /// The most that it ever was.
+    pub(crate) fn most_resident(&self) -> u64 {
+        super::probe::status_bytes(&self.child.id().to_string(), "VmHWM:")
+    }
 }
 
 impl Drop for Gateway {

@@ -37,6 +37,12 @@ impl Client {
             }
         }
     }
+
+    /// The body of the last answer.
+    pub(crate) fn body(&self) -> &[u8] {
+        let head = memchr::memmem::find(&self.buffer, b"\r\n\r\n").map_or(0, |end| end + 4);
+        &self.buffer[head..]
+    }
 }
 
 /// Status and length of an answer whose head is there.

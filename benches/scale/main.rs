@@ -12,9 +12,12 @@
 //! | `durable` | revocations one by one from 64 clients, in process and over HTTP, beside the disk's own fdatasync |
 //! | `lines` | a million revocations in one NDJSON request over HTTP, parsed, durable and in force when answered |
 //! | `cache` | the memory of a kept token |
+//! | `verify` | verification of a token that is not kept, beside aws-lc-rs alone |
+//! | `sign_in` | requests while 200 clients sign in, and the memory that takes |
 //!
-//! Without parts: all of them, at a million and at ten million. Each runs in a process of its own, so that its memory
-//! is its own. Files are made below `target/tmp` and removed; N entries take some 150 N bytes of disk for a while.
+//! Without parts: all of them, at a million and at ten million, and `grow` and `load` at a hundred million too. Each
+//! runs in a process of its own, so that its memory is its own. Files are made below `target/tmp` and removed; N entries
+//! take some 150 N bytes of disk for a while, but never more than 10 GB.
 #![allow(clippy::unwrap_used, reason = "a step of a benchmark that fails ends it")]
 
 mod check;
@@ -23,8 +26,10 @@ mod engine;
 mod gateway;
 mod load_client;
 mod probe;
+mod sign_in;
 mod snapshots;
 mod tokens;
+mod verify;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -34,7 +39,10 @@ use std::process::{Command, Stdio};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PARTS: [&str; 6] = ["grow", "load", "gateway", "durable", "lines", "cache"];
+const PARTS: [&str; 8] = ["grow", "load", "gateway", "durable", "lines", "cache", "verify", "sign_in"];
+
+/// From there on, what does not need so many entries is left out.
+pub(crate) const HUGE: u64 = 50_000_000;
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -75,9 +83,9 @@ fn options() -> Options {
 fn all(options: &Options) {
     let place = tempfile::Builder::new().prefix("scale-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|name| name == part);
-    let sizes = options.entries.map_or(vec![1_000_000, 10_000_000], |entries| vec![entries]);
+    let sizes = options.entries.map_or(vec![1_000_000, 10_000_000, 100_000_000], |entries| vec![entries]);
     let mut rows = Vec::new();
-    for part in ["durable", "lines", "cache"].into_iter().filter(|part| wanted(part)) {
+    for part in ["verify", "durable", "lines", "cache", "sign_in"].into_iter().filter(|part| wanted(part)) {
         rows.extend(run(part, &place.path().join(part), 0, options));
     }
     for entries in sizes {
@@ -87,7 +95,10 @@ fn all(options: &Options) {
         }
         // The others start from what it leaves.
         rows.extend(run("grow", &dir, entries, options));
-        for part in ["load", "gateway"].into_iter().filter(|part| wanted(part)) {
+        // The program on a hundred million: only when asked for by name, for it takes minutes.
+        let others: &[&str] =
+            if entries > HUGE && options.parts.is_empty() { &["load"] } else { &["load", "gateway"] };
+        for part in others.iter().copied().filter(|part| wanted(part)) {
             rows.extend(run(part, &dir, entries, options));
         }
         let _ = std::fs::remove_dir_all(&dir);
@@ -119,6 +130,8 @@ fn one(part: &str, dir: &Path, entries: u64, options: &Options) {
         "gateway" => gateway::measure(dir, entries, options),
         "durable" => durable::measure(dir, options),
         "lines" => durable::lines(dir),
+        "verify" => verify::measure(dir),
+        "sign_in" => sign_in::measure(dir, options),
         _ => tokens::measure(dir),
     }
 }

@@ -7,8 +7,22 @@ use std::time::{Duration, Instant};
 
 /// Resident bytes of a process (`"self"` or its number).
 pub(crate) fn resident(process: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    status_bytes(process, "VmRSS:")
+}
+
+/// A size out of what the system says of a process.
+pub(crate) fn status_bytes(process: &str, name: &str) -> u64 {
+    kib(&fs::read_to_string(format!("/proc/{process}/status")).unwrap(), name)
+}
+
+/// Bytes of this process in pages of 2 MiB: where tables lie in small ones, each look-up also misses in the
+/// processor's list of pages.
+pub(crate) fn in_huge_pages() -> u64 {
+    kib(&fs::read_to_string("/proc/self/smaps_rollup").unwrap(), "AnonHugePages:")
+}
+
+fn kib(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
