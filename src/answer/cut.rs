@@ -1,6 +1,5 @@
 //! What goes beside a message between the connection and whoever answers.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -15,7 +14,13 @@ pub trait Cuttable: Send + Sync {
 #[derive(Clone)]
 pub struct Cut(pub Arc<dyn Cuttable>);
 
+/// What a connection that carries other requests beside it has to do with a tunnel.
+pub trait Holding: Send + Sync {
+    /// The tunnel is over, whatever of it the client has not taken.
+    fn abandon(&self);
+}
+
 /// An extension of a request that may become a tunnel: the connection counts it as under way for as long as this is
 /// kept.
 #[derive(Clone)]
-pub struct Hold(pub Arc<dyn Any + Send + Sync>);
+pub struct Hold(pub Arc<dyn Holding>);

@@ -10,5 +10,5 @@ mod problem;
 
 pub use body::{Body, BoxError};
 pub use code::Code;
-pub use cut::{Cut, Cuttable, Hold};
+pub use cut::{Cut, Cuttable, Hold, Holding};
 pub use problem::{Context, Problem};

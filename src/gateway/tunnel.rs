@@ -51,7 +51,7 @@ pub(super) struct Client {
     /// Its connection, or its stream, once the answer's head is written.
     upgrade: OnUpgrade,
     /// Its place on a connection that it shares.
-    _hold: Option<Hold>,
+    hold: Option<Hold>,
 }
 
 /// The client's side, when its request asks for a WebSocket. One with a body is served without the upgrade, as are all
@@ -63,7 +63,7 @@ pub(super) fn asked_for(head: &Head, request: &mut Request<Body>) -> Option<Clie
     let upgrade = hyper::upgrade::on(&mut *request);
     // They speak of this connection: nothing of it goes on to the upstream.
     request.extensions_mut().remove::<Protocol>();
-    Some(Client { upgrade, _hold: request.extensions_mut().remove() })
+    Some(Client { upgrade, hold: request.extensions_mut().remove() })
 }
 
 /// The tunnel that the upstream has switched to.
@@ -107,7 +107,8 @@ enum End {
 impl Tunnel {
     /// Passes bytes until the tunnel ends, then ends the story.
     pub(super) async fn run(self, mut ending: Ending) {
-        let Ok((client, server)) = try_join(self.client.upgrade, self.server).await else { return };
+        let Client { upgrade, hold } = self.client;
+        let Ok((client, server)) = try_join(upgrade, self.server).await else { return };
         let mut link = Link {
             client: TokioIo::new(client),
             server: TokioIo::new(server),
@@ -122,11 +123,22 @@ impl Tunnel {
             if said {
                 link.linger().await;
             }
+            abandon(hold.as_ref());
             return;
+        }
+        if matches!(end, End::Idle) {
+            abandon(hold.as_ref());
         }
         let closed = link.up.frames.closed() && link.down.frames.closed();
         ending.bytes = link.down.bytes;
         ending.complete = closed || matches!(end, End::Both);
+    }
+}
+
+/// Dropping a connection throws away what its client has not taken; a stream waits for it until it is told not to.
+fn abandon(hold: Option<&Hold>) {
+    if let Some(hold) = hold {
+        hold.0.abandon();
     }
 }
 

@@ -33,7 +33,7 @@ use super::guard::{BodyLength, Fault, HeadFacts};
 use super::layers::Layers;
 use super::stream::{Prefixed, Stream};
 use super::timer::Timer;
-use crate::answer::{Body, BoxError, Cut, Hold};
+use crate::answer::{Body, BoxError, Cut, Hold, Holding};
 use crate::route::Peer;
 
 /// What a connection begins with (RFC 9113 §3.4).
@@ -261,7 +261,9 @@ impl<H: Handler> Shared<H> {
             false => Body::boxed(Timed::new(body, self.rules.body_read_timeout)),
         });
         if *request.method() == Method::CONNECT {
-            request.extensions_mut().insert(Hold(Arc::new(place.once_more())));
+            let state = STATE.try_with(Arc::clone).unwrap_or_default();
+            let held = Held { state, _place: place.once_more() };
+            request.extensions_mut().insert(Hold(Arc::new(held)));
         }
         let mut response = self.site.handler.handle(self.peer.clone(), verdict, request).await;
         self.layers.mark(&mut response);
@@ -310,6 +312,22 @@ struct State {
     holding: AtomicBool,
     /// Goes up when the body gives bytes.
     moved: AtomicU64,
+    /// The tunnel on it is over, and so is the stream.
+    abandoned: AtomicBool,
+    tunnel: AtomicWaker,
+}
+
+/// A stream that has become a tunnel.
+struct Held {
+    state: Arc<State>,
+    _place: Place,
+}
+
+impl Holding for Held {
+    fn abandon(&self) {
+        self.state.abandoned.store(true, Ordering::Release);
+        self.state.tunnel.wake();
+    }
 }
 
 impl State {
@@ -325,6 +343,11 @@ impl State {
         let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         cut.as_ref().map_or(Poll::Pending, |cut| cut.0.poll_cut(cx))
     }
+
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.tunnel.register(cx.waker());
+        if self.abandoned.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 /// Has each stream of a connection be a task that can be cut.
@@ -335,8 +358,13 @@ struct Tasks {
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, future: F) {
-        let state = Arc::<State>::default();
+        // The task of a stream starts another one when the stream becomes a tunnel: it writes what the tunnel gives it,
+        // and waits for the client to take it.
+        let parent = STATE.try_with(Arc::clone).ok();
+        let tunnel = parent.is_some();
+        let state = parent.unwrap_or_default();
         let task = Task {
+            tunnel,
             future,
             state: Arc::clone(&state),
             stall: self.stall,
@@ -355,6 +383,7 @@ pin_project! {
         #[pin]
         future: F,
         state: Arc<State>,
+        tunnel: bool,
         stall: Option<Duration>,
         seen: u64,
         deadline: Option<Instant>,
@@ -369,6 +398,9 @@ impl<F: Future<Output = ()>> Future for Task<F> {
         let this = self.project();
         if this.future.poll(cx).is_ready() || this.state.poll_cut(cx).is_ready() {
             return Poll::Ready(());
+        }
+        if *this.tunnel {
+            return this.state.poll_abandoned(cx);
         }
         let Some(stall) = this.stall.filter(|_| this.state.holding.load(Ordering::Acquire)) else {
             *this.deadline = None;

@@ -2,8 +2,12 @@
 //! other: programs that we did not write, each of which checks what the other version of HTTP has no need of.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::process::Command;
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
@@ -13,6 +17,7 @@ use serde_json::{Value, json};
 use crate::support::account::{Account, PASSWORD};
 use crate::support::jwt::claims_of;
 use crate::support::program::file;
+use crate::support::upstream::receive_head;
 use crate::support::wait::DEADLINE;
 use crate::support::{Gateway, Program, Setup, Upstream, node, wait_for};
 
@@ -332,6 +337,70 @@ fn a_page_of_another_origin_opens_none_with_our_cookies() {
             let (answer, _upload) = dial(&mut client, &fields).await;
             assert_eq!(answer.status(), status, "{origin}");
         }
+    });
+}
+
+/// A gateway before a server that answers the key of a WebSocket, or another one, and sends frames for ever.
+fn before_flood(right: bool, lines: &str) -> Gateway {
+    let upstream = Upstream::raw(move |mut stream, _| {
+        let Some((_, fields)) = receive_head(&mut stream, &mut Vec::new()) else { return };
+        let key = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key")).unwrap();
+        let accept = if right { accept(&key.1) } else { accept("another") };
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let frame = [&[0x82, 126, 0x40, 0][..], &[0; 0x4000]].concat();
+        while stream.write_all(&frame).is_ok() {}
+    });
+    Setup::new()
+        .upstream_with("up", upstream.address(), lines)
+        .route("sockets", "/ws", "up", "access")
+        .start()
+}
+
+fn accept(key: &str) -> String {
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
+}
+
+#[test]
+fn an_answer_to_another_key_opens_nothing() {
+    let gateway = before_flood(false, "");
+    let ann = Account::sign_up(&gateway, "ann@a.test");
+    run(async {
+        let mut client = connect(&gateway).await;
+        let bearer = format!("Bearer {}", ann.access);
+        let (answer, _upload) = dial(&mut client, &[("authorization", &bearer)]).await;
+        assert_eq!(answer.status(), 502);
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_a_tunnel_is_cut_too() {
+    let gateway = before_flood(true, "max_requests = 1");
+    let ann = Account::sign_up(&gateway, "ann@a.test");
+    let bob = Account::sign_up(&gateway, "bob@a.test");
+    run(async {
+        let mut client = connect(&gateway).await;
+        let bearer = |account: &Account| format!("Bearer {}", account.access);
+        let (mut answer, _upload) = dial(&mut client, &[("authorization", &bearer(&ann))]).await;
+        assert_eq!(answer.status(), 200);
+        // It holds its place among the requests.
+        let (refused, _) = dial(&mut client, &[("authorization", &bearer(&bob))]).await;
+        assert_eq!(refused.status(), 503);
+        // All that it has room for comes, and is never acknowledged.
+        let mut came = 0;
+        while came < 65_535 {
+            came += answer.body_mut().data().await.unwrap().unwrap().len();
+        }
+        gateway.revoke(&json!({ "kind": "session", "value": claims_of(&ann.access)["sid"] }));
+        let end = answer.body_mut().data().await.unwrap().unwrap_err();
+        assert_eq!(end.reason(), Some(h2::Reason::CANCEL));
+        // The connection goes on, and the place is free.
+        let (again, _upload) = dial(&mut client, &[("authorization", &bearer(&bob))]).await;
+        assert_eq!(again.status(), 200);
     });
 }
 
