@@ -18,10 +18,12 @@
 mod engine;
 mod error;
 mod member;
+mod postgres;
 pub mod settings;
 mod wire;
 
 pub use engine::{Answer, Appended, Delivered, Engine, Epoch, Follow, Met, Pages, Position, Stamp};
 pub use error::EngineError;
 pub use member::Member;
+pub use postgres::Postgres;
 pub use wire::{Batch, BatchEntry, Malformed, StateEntry};

@@ -14,7 +14,7 @@ mod sqlite;
 mod trail;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +28,13 @@ pub use registry::{Registry, Standing};
 pub use safe::{Content, Safe, Sealed};
 pub use sqlite::Sqlite;
 pub use trail::{Trail, TrailEntry, TrailFilter};
+
+/// The way to a PostgreSQL server, for whoever else has tables there.
+pub(crate) mod server {
+    pub(crate) use super::postgres::link::{Link, OPERATION_MAX, Work};
+    pub(crate) use super::postgres::listen::Listener;
+    pub(crate) use super::postgres::values::{Failure, malformed, number};
+}
 
 /// What every method of the store gives back. Dropping it before it is done may or may not have its effect.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

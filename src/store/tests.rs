@@ -11,7 +11,7 @@ use crate::token::TokenType;
 
 #[allow(dead_code, reason = "the integration tests use the rest of it")]
 #[path = "../../tests/integration/support/postgres.rs"]
-pub(super) mod server;
+pub(crate) mod server;
 
 pub(super) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 

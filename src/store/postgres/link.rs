@@ -21,10 +21,7 @@ use super::values::Failure;
 use crate::store::{StoreError, settings};
 
 /// From a question to its answer; then the caller is told that the store is away.
-pub(super) const OPERATION_MAX: Duration = Duration::from_secs(5);
-/// Connections: enough that commits share an fsync of the server, few enough for many gateways on one server (its
-/// default is 100).
-const CONNECTIONS_MAX: usize = 16;
+pub(crate) const OPERATION_MAX: Duration = Duration::from_secs(5);
 /// Callers that may wait for a connection, as many as the SQLite store has places in its queue.
 pub(super) const CALLERS_MAX: usize = 1024;
 /// How often a transaction is tried that another one was in the way of.
@@ -33,7 +30,7 @@ const ATTEMPTS: usize = 4;
 /// What each connection is set to. `idle_in_transaction_session_timeout` frees the row locks of a gateway that was
 /// stopped in the middle; `statement_timeout` ends what nobody waits for any more. A `synchronous_commit` that loses
 /// acknowledged commits is not taken over from the server; a stricter one (a standby that must have it) is.
-const SETTINGS: &str = "
+pub(super) const SETTINGS: &str = "
     SET search_path = portcullis, pg_temp;
     SET statement_timeout = '5s';
     SET idle_in_transaction_session_timeout = '10s';
@@ -41,34 +38,34 @@ const SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// A piece of work on one connection, which may be tried again from its beginning.
-pub(super) type Work<A, T> = for<'c> fn(&'c mut Client, &'c A) -> BoxFuture<'c, Result<T, Failure>>;
+pub(crate) type Work<A, T> = for<'c> fn(&'c mut Client, &'c A) -> BoxFuture<'c, Result<T, Failure>>;
 
 /// The way to the server.
-pub(super) struct Link {
+pub(crate) struct Link {
     pool: Pool,
     callers: Arc<Semaphore>,
 }
 
 impl Link {
     /// Nothing is connected yet.
-    pub(super) fn new(settings: &settings::Postgres) -> Result<Self, StoreError> {
+    pub(crate) fn new(settings: &settings::Postgres, connections_max: usize) -> Result<Self, StoreError> {
         let tls = Tls::new(settings.tls.as_ref())?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(settings.config.clone(), tls, recycling);
         let set = Hook::async_fn(|client: &mut ClientWrapper, _| {
             Box::pin(async move { client.batch_execute(SETTINGS).await.map_err(HookError::Backend) })
         });
-        let pool = Pool::builder(manager).max_size(CONNECTIONS_MAX).post_create(set).build();
+        let pool = Pool::builder(manager).max_size(connections_max).post_create(set).build();
         Ok(Self { pool: pool.map_err(unavailable)?, callers: Arc::new(Semaphore::new(CALLERS_MAX)) })
     }
 
     /// A place among those who wait; an error at once when there is none.
-    pub(super) fn admit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         self.callers.clone().try_acquire_owned().map_err(|_| unavailable("too many wait for the store"))
     }
 
     /// Runs `work` to its end or to the deadline. What did not end may have had its effect.
-    pub(super) async fn run<A, T>(
+    pub(crate) async fn run<A, T>(
         &self,
         deadline: Instant,
         arguments: &A,

@@ -7,7 +7,8 @@
 //! in the middle of a transaction.
 
 mod exchanges;
-mod link;
+pub(super) mod link;
+pub(super) mod listen;
 mod rotation;
 mod safe;
 mod schema;
@@ -16,7 +17,7 @@ mod tls;
 mod tokens;
 mod trail;
 mod users;
-mod values;
+pub(super) mod values;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,9 @@ use values::{Result, Text, number, text};
 
 /// The name of the gateway's own issuer in the trail (CONTRACT §2 `[auth] issuer`).
 const OWN_ISSUER: &str = "self";
+/// Connections: enough that commits share an fsync of the server, few enough for many gateways on one server (its
+/// default is 100).
+const CONNECTIONS_MAX: usize = 16;
 /// A server that is not there when the gateway starts may be starting too.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 const START_PAUSE: Duration = Duration::from_millis(200);
@@ -66,7 +70,7 @@ impl Postgres {
             .enable_all()
             .build()
             .map_err(unavailable)?;
-        let link = Arc::new(Link::new(settings)?);
+        let link = Arc::new(Link::new(settings, CONNECTIONS_MAX)?);
         let (done, outcome) = std::sync::mpsc::sync_channel(1);
         runtime.spawn({
             let link = link.clone();

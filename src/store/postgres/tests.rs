@@ -177,7 +177,7 @@ fn speaks_tls_with_a_server_whose_certificate_is_its_own() {
         settings(&format!("postgres://gate@{host}:{port}/portcullis?sslmode=verify-full&sslrootcert={roots}"))
     };
     let connects = |settings: &settings::Postgres| {
-        let link = Link::new(settings).unwrap();
+        let link = Link::new(settings, 1).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let deadline = || Instant::now() + OPERATION_MAX;
         runtime.block_on(async {
@@ -202,7 +202,7 @@ fn speaks_tls_with_a_server_whose_certificate_is_its_own() {
     let clear = settings(&format!("postgres://gate@127.0.0.1:{port}/portcullis"));
     assert!(connects(&clear).is_err(), "the server takes TLS only");
     let nothing = file("empty.pem", String::new());
-    assert!(matches!(Link::new(&url("localhost", &nothing)), Err(StoreError::Unusable(_))));
+    assert!(matches!(Link::new(&url("localhost", &nothing), 1), Err(StoreError::Unusable(_))));
     drop(server);
 }
 

@@ -11,7 +11,7 @@ use crate::clock::UnixTime;
 
 /// Why a piece of work did not succeed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The server said so, or cannot be heard.
     Server(tokio_postgres::Error),
     /// What is in a row cannot have been written by us.
@@ -20,7 +20,7 @@ pub(super) enum Failure {
     Unusable(String),
 }
 
-pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
@@ -98,7 +98,7 @@ pub(super) fn maybe_text(row: &Row, column: &str) -> Result<Option<Box<str>>> {
 }
 
 /// A whole number of a row; none of ours is ever negative.
-pub(super) fn number(row: &Row, column: &str) -> Result<u64> {
+pub(crate) fn number(row: &Row, column: &str) -> Result<u64> {
     u64::try_from(row.try_get::<_, i64>(column)?).map_err(malformed)
 }
 
@@ -114,7 +114,7 @@ pub(super) fn maybe_time(row: &Row, column: &str) -> Result<Option<UnixTime>> {
 }
 
 /// What is in a row cannot have been written by us.
-pub(super) fn malformed(error: impl ToString) -> Failure {
+pub(crate) fn malformed(error: impl ToString) -> Failure {
     Failure::Malformed(error.to_string())
 }
 

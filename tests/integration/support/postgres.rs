@@ -103,6 +103,34 @@ impl Postgres {
         self.postmaster = Some(child);
     }
 
+    /// Its disk as it is now; to be asked of a server that was killed.
+    pub(crate) fn copied(&self) -> TempDir {
+        let copy = tempfile::Builder::new().prefix("portcullis-pg-copy-").tempdir().unwrap();
+        must(Command::new("cp").arg("-a").arg(self.dir.path().join("data")).arg(copy.path()));
+        copy
+    }
+
+    /// A copy takes the place of its disk; of a server that was killed.
+    pub(crate) fn replaced_by(&self, copy: &TempDir) {
+        let data = self.dir.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        must(Command::new("cp").arg("-a").arg(copy.path().join("data")).arg(&data));
+    }
+
+    /// A standby that follows it, by streaming.
+    pub(crate) fn standby(&self) -> Self {
+        let dir = tempfile::Builder::new().prefix("portcullis-pg-").tempdir().unwrap();
+        own(dir.path());
+        let mut copy = as_somebody("pg_basebackup");
+        copy.arg("-h").arg(self.dir.path()).args(["-p", &self.port.to_string(), "-U", "gate"]);
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(dir.path().join("data"));
+        must(copy.current_dir("/"));
+        let mut standby = Self { dir, port: self.port, settings: self.settings.clone(), postmaster: None };
+        standby.begin();
+        standby
+    }
+
     /// Runs SQL as the superuser, in the database `portcullis`; gives what it printed.
     pub(crate) fn sql(&self, sql: &str) -> String {
         let mut psql = Command::new(program("psql"));
