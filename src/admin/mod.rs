@@ -8,6 +8,7 @@ mod idempotency;
 mod intake;
 mod items;
 mod keys;
+mod pages;
 mod query;
 mod reload;
 mod reply;
@@ -156,7 +157,8 @@ impl Admin {
             .merge(guarded)
             .method_not_allowed_fallback(method_not_allowed)
             .with_state(parts.clone());
-        Self { router, parts, answers }
+        let pages = pages::router(router.clone(), parts.clone());
+        Self { router: router.merge(pages), parts, answers }
     }
 
     /// The answer to one request.

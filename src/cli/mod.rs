@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod demo;
+mod described;
 mod explain;
 mod export;
 mod health;
@@ -80,6 +81,12 @@ enum Command {
     Snapshot,
     /// Look through a state directory without changing it.
     Verify(verify::Verify),
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Print the OpenAPI description of the auth endpoints and the admin API.
+    Openapi,
+    /// Print what a shell needs to complete these commands.
+    Completions(described::Completions),
     /// Ask the running gateway whether it is alive, for container health checks.
     Health,
 }
@@ -119,6 +126,9 @@ pub fn main() -> ExitCode {
         Command::Users(what) => users::run(&common, &what),
         Command::Snapshot => snapshot::run(&common),
         Command::Verify(what) => verify::run(&common, &what),
+        Command::Schema => described::schema(),
+        Command::Openapi => described::openapi(),
+        Command::Completions(what) => described::completions(&what),
         Command::Health => health::run(&common),
     };
     match outcome {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::Problem;
 use super::pending;
+use super::schema::Notes;
 use super::source::{Source, Span};
 
 /// Whoever has so many named the wrong file.
@@ -20,6 +21,8 @@ pub(super) struct Context<'a> {
     problems: RefCell<Vec<Problem>>,
     /// Files that were looked into.
     files: RefCell<Vec<PathBuf>>,
+    /// What is read, where somebody wants to know.
+    notes: Option<Notes>,
 }
 
 impl<'a> Context<'a> {
@@ -36,7 +39,18 @@ impl<'a> Context<'a> {
             partial,
             problems: RefCell::default(),
             files: RefCell::default(),
+            notes: None,
         }
+    }
+
+    /// Has it noted what is read, and as what.
+    pub(super) fn note_all(&mut self) {
+        self.notes = Some(Notes::default());
+    }
+
+    /// What was read so far.
+    pub(super) fn notes(&self) -> Option<&Notes> {
+        self.notes.as_ref()
     }
 
     /// Records that something is wrong, at `at` or with the file as a whole.

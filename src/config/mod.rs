@@ -23,6 +23,7 @@ mod policy;
 mod quantity;
 mod reader;
 mod routes;
+mod schema;
 mod server;
 mod source;
 mod state;
@@ -38,6 +39,7 @@ use self::context::Context;
 pub use self::error::{Errors, Problem};
 use self::reader::Table;
 use crate::{admin, endpoint, forward, gateway, issuer, revocation, route, store, upstream};
+pub use schema::schema;
 
 /// A file larger than this is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;

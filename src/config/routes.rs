@@ -145,12 +145,11 @@ fn route<'c>(mut t: Table<'c>, declared: &Declared<'_>, names: &mut check::Names
         cx.fail(rewrite_value.key_at(), format!("{} has both strip_prefix and rewrite", t.label), hint);
     }
     let timeout_value = t.get("timeout");
-    let own_timeout =
-        !matches!(timeout_value.raw(), Some(toml::de::DeValue::String(text)) if text.is_empty());
+    let own_timeout = !timeout_value.is_empty_text();
     let timeout =
         (timeout_value.is_given() && own_timeout).then(|| timeout_value.duration(Duration::from_secs(30)));
     let max_body_value = t.get("max_body");
-    let own_body = !matches!(max_body_value.raw(), Some(toml::de::DeValue::String(text)) if text.is_empty());
+    let own_body = !max_body_value.is_empty_text();
     let max_body =
         if own_body { max_body_value.size_or_unlimited(declared.max_body) } else { declared.max_body };
     let allow_method_override = t.get("allow_method_override").flag(false);

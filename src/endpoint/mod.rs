@@ -59,6 +59,7 @@ use place::Place;
 pub use browser::CSRF_CLAIM;
 pub use call::Origin;
 pub use operator::{CreatedUser, Lines as UserLines, Operator};
+pub use place::catalogue;
 pub use ports::{Grant, Issued, LogUnavailable, Revocations, SigningFailed, Tokens, Unstated, Unverified};
 
 /// Rows stay this long after they expired, for clocks that disagree.

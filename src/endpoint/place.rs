@@ -98,6 +98,36 @@ impl Place {
     }
 }
 
+/// Every endpoint as `/auth` serves it, with its methods (HEAD goes without saying), for those that describe them.
+pub fn catalogue() -> Vec<(&'static str, Vec<&'static str>)> {
+    let paths = [
+        ("/auth/signup", Place::Signup),
+        ("/auth/signin", Place::Signin),
+        ("/auth/refresh", Place::Refresh),
+        ("/auth/logout", Place::Logout),
+        ("/auth/logout-all", Place::LogoutAll),
+        ("/auth/password", Place::Password),
+        ("/auth/me", Place::Me),
+        ("/auth/tokens", Place::Tokens),
+        ("/auth/token", Place::Tokens),
+        ("/auth/tokens/{token_id}", Place::Token(String::new())),
+        ("/auth/token/{token_id}", Place::Token(String::new())),
+        ("/auth/sessions", Place::Sessions),
+        ("/auth/sessions/{id}", Place::Session(String::new())),
+        ("/.well-known/jwks.json", Place::Jwks),
+        ("/.well-known/oauth-authorization-server", Place::Metadata),
+        ("/oauth2/token", Place::OauthToken),
+        ("/oauth2/revoke", Place::Revoke),
+        ("/oauth2/introspect", Place::Introspect),
+        ("/events/ssf", Place::SecurityEvent),
+        ("/events/backchannel-logout", Place::BackchannelLogout),
+    ];
+    let named = |place: &Place| -> Vec<&'static str> {
+        place.methods().iter().filter(|method| **method != Method::HEAD).map(Method::as_str).collect()
+    };
+    paths.into_iter().map(|(path, place)| (path, named(&place))).collect()
+}
+
 /// An id out of a path segment; `None` when it cannot be one.
 fn decoded(segment: &str) -> Option<String> {
     let id = percent_decode_str(segment).decode_utf8().ok()?;

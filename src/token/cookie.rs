@@ -17,6 +17,10 @@ pub const REFRESH_COOKIE: &str = "__Host-portcullis_refresh";
 /// What unsafe requests repeat in `x-csrf-token`; scripts of the same host read it.
 pub const CSRF_COOKIE: &str = "__Host-portcullis_csrf";
 
+/// The session of the dashboard. It is for the admin listener alone, but browsers do not tell the ports of a host apart,
+/// so it comes to the other listeners as well; it ends there.
+pub const DASHBOARD_COOKIE: &str = "portcullis_dashboard";
+
 /// Where tokens are looked for (`token_transport`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
@@ -84,7 +88,7 @@ pub fn presented(
 /// [`BearerError::Twice`] when any of ours is there twice: it is not known which one another program would take.
 pub fn own_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, BearerError> {
     let mut found = None;
-    let mut seen = [false; 3];
+    let mut seen = [false; OURS.len()];
     for pair in pairs(headers) {
         let Some(at) = OURS.iter().position(|ours| ours.as_bytes() == pair.0) else { continue };
         if std::mem::replace(&mut seen[at], true) {
@@ -125,7 +129,7 @@ pub fn remove_own_cookies(headers: &mut HeaderMap) {
     }
 }
 
-const OURS: [&str; 3] = [ACCESS_COOKIE, REFRESH_COOKIE, CSRF_COOKIE];
+const OURS: [&str; 4] = [ACCESS_COOKIE, REFRESH_COOKIE, CSRF_COOKIE, DASHBOARD_COOKIE];
 
 fn is_ours(name: &[u8]) -> bool {
     OURS.iter().any(|ours| ours.as_bytes() == name)

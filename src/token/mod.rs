@@ -34,8 +34,8 @@ pub use bearer::{BearerError, Credentials, credentials};
 pub use binding::{Binding, Possession, Scheme, Thumbprint};
 pub use claims::{NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
 pub use cookie::{
-    ACCESS_COOKIE, CSRF_COOKIE, Presented, REFRESH_COOKIE, Transport, cookie_name, own_cookie, presented,
-    remove_own_cookies,
+    ACCESS_COOKIE, CSRF_COOKIE, DASHBOARD_COOKIE, Presented, REFRESH_COOKIE, Transport, cookie_name,
+    own_cookie, presented, remove_own_cookies,
 };
 pub use dpop::{DPOP, PROOF_ALGORITHMS, Proof, ProofError, ProofFor, check_proof, proof_text};
 pub use encoding::{NotBase64, decode_base64url, encode_base64url};

@@ -6,11 +6,12 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::super::quantity;
-use super::Value;
+use super::{Shape, Value};
 
 impl Value<'_> {
     /// A whole number within `range`.
     pub(in crate::config) fn number(&self, default: u64, range: RangeInclusive<u64>) -> u64 {
+        self.note(|| Shape::Number { default, least: *range.start(), most: *range.end() });
         let Some(value) = self.value else { return default };
         let DeValue::Integer(number) = value else {
             let hint = match value {
@@ -66,6 +67,7 @@ impl Value<'_> {
         default: Duration,
         range: RangeInclusive<Duration>,
     ) -> Duration {
+        self.note(|| Shape::Duration { default, unlimited: false });
         if self.is_bare_zero() {
             let hint = if range.contains(&Duration::ZERO) {
                 "write \"0s\" for no time at all".to_owned()
@@ -80,6 +82,7 @@ impl Value<'_> {
 
     /// A duration of at least one millisecond, where a bare 0 lifts the limit.
     pub(in crate::config) fn duration_or_unlimited(&self, default: Duration) -> Option<Duration> {
+        self.note(|| Shape::Duration { default, unlimited: true });
         if self.is_bare_zero() {
             return None;
         }
@@ -125,6 +128,7 @@ impl Value<'_> {
 
     /// A size in bytes within `range`.
     pub(in crate::config) fn size(&self, default: u64, range: RangeInclusive<u64>) -> u64 {
+        self.note(|| Shape::Size { default: Some(default), unlimited: false });
         if self.is_bare_zero() {
             let hint = format!("write a size such as \"{}\"", written_size(default));
             self.fail(format!("{} = 0 would be without limit, which it cannot be", self.label), hint);
@@ -142,6 +146,7 @@ impl Value<'_> {
 
     /// A size of at least one byte, where a bare 0 lifts the limit.
     pub(in crate::config) fn size_or_unlimited(&self, default: Option<u64>) -> Option<u64> {
+        self.note(|| Shape::Size { default, unlimited: true });
         if self.is_bare_zero() {
             return None;
         }
@@ -183,7 +188,7 @@ impl Value<'_> {
 }
 
 /// In the largest unit that has no rest.
-fn written_duration(duration: Duration) -> String {
+pub(in crate::config) fn written_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
     let unit = units.into_iter().find(|(_, unit)| millis >= *unit && millis.is_multiple_of(*unit));
@@ -191,7 +196,7 @@ fn written_duration(duration: Duration) -> String {
 }
 
 /// In the largest unit that has no rest.
-fn written_size(bytes: u64) -> String {
+pub(in crate::config) fn written_size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = units.into_iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))

@@ -7,9 +7,11 @@ mod value;
 
 use toml::de::{DeTable, DeValue};
 
+pub(super) use self::amount::{written_duration, written_size};
 pub(super) use self::text::{Text, boxed};
 pub(super) use self::value::Value;
 use super::context::Context;
+use super::schema::Shape;
 use super::source::Span;
 use super::suggest::{did_you_mean, quote};
 
@@ -20,6 +22,8 @@ pub(super) struct Table<'c> {
     pub(super) label: String,
     /// The header or the inline table; `None` for a table that is not in the file, and for the file itself.
     pub(super) at: Option<Span>,
+    /// Its path, for notes.
+    path: String,
     entries: Option<&'c DeTable<'c>>,
     asked: Vec<&'static str>,
 }
@@ -27,7 +31,14 @@ pub(super) struct Table<'c> {
 impl<'c> Table<'c> {
     /// The whole file.
     pub(super) fn root(cx: &'c Context<'c>, entries: &'c DeTable<'c>) -> Self {
-        Self { cx, label: String::new(), at: None, entries: Some(entries), asked: Vec::new() }
+        Self {
+            cx,
+            label: String::new(),
+            at: None,
+            path: String::new(),
+            entries: Some(entries),
+            asked: Vec::new(),
+        }
     }
 
     /// Whether it is in the file.
@@ -38,10 +49,15 @@ impl<'c> Table<'c> {
     /// The value of `key`, which may be absent.
     pub(super) fn get(&mut self, key: &'static str) -> Value<'c> {
         self.asked.push(key);
+        let path = format!("{}/{key}", self.path);
+        if let Some(notes) = self.cx.notes() {
+            notes.ask(&path);
+        }
         let entry = self.entries.and_then(|entries| entries.iter().find(|(name, _)| name.get_ref() == key));
         Value {
             cx: self.cx,
             label: key.to_owned(),
+            path,
             owner: self.label.clone(),
             owner_at: self.at.clone(),
             key_at: entry.map(|(name, _)| name.span()),
@@ -81,12 +97,16 @@ impl<'c> Table<'c> {
 
     /// Every entry of a table whose keys are the operator's own: key, where it stands, value.
     pub(super) fn entries(self) -> Vec<(String, Span, Value<'c>)> {
+        if let Some(notes) = self.cx.notes() {
+            notes.take(&self.path, Shape::Entries);
+        }
         let entries = self.entries.into_iter().flatten();
         entries
             .map(|(name, value)| {
                 let found = Value {
                     cx: self.cx,
                     label: name.get_ref().to_string(),
+                    path: format!("{}/{{}}", self.path),
                     owner: self.label.clone(),
                     owner_at: self.at.clone(),
                     key_at: Some(name.span()),

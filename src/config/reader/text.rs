@@ -1,13 +1,14 @@
 //! A string of the file.
 
 use super::super::suggest::quoted_list;
-use super::{Context, Span, did_you_mean, quote};
+use super::{Context, Shape, Span, did_you_mean, quote};
 
 /// A string of the file, variables filled in.
 #[derive(Clone)]
 pub(in crate::config) struct Text<'c> {
     pub(in crate::config) cx: &'c Context<'c>,
     pub(in crate::config) label: String,
+    pub(super) path: String,
     pub(in crate::config) at: Span,
     pub(in crate::config) value: String,
     pub(super) written: String,
@@ -21,6 +22,7 @@ impl<'c> Text<'c> {
         Self {
             cx,
             label: "key".to_owned(),
+            path: String::new(),
             at: at.clone(),
             value: key.clone(),
             written: key,
@@ -62,6 +64,10 @@ impl<'c> Text<'c> {
 
     /// The choice of this name; `None`, with a problem, if there is none.
     pub(in crate::config) fn choose<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        if let Some(notes) = self.cx.notes().filter(|_| !self.path.is_empty()) {
+            let words = choices.iter().map(|(name, _)| (*name).to_owned()).collect();
+            notes.take(&self.path, Shape::Choice(words));
+        }
         let found = choices.iter().find(|(name, _)| *name == self.value).map(|(_, choice)| *choice);
         if found.is_none() {
             let names = || choices.iter().map(|(name, _)| *name);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use toml::de::DeValue;
 
 use super::super::quantity::{self, ExpandError};
-use super::{Context, Span, Table, Text, quote};
+use super::{Context, Shape, Span, Table, Text, quote};
 
 /// A value, whether it is in the file or not.
 #[derive(Clone)]
@@ -13,6 +13,8 @@ pub(in crate::config) struct Value<'c> {
     pub(in crate::config) cx: &'c Context<'c>,
     /// The key, or "an item of KEY".
     pub(super) label: String,
+    /// For notes.
+    pub(super) path: String,
     pub(super) owner: String,
     pub(super) owner_at: Option<Span>,
     pub(super) key_at: Option<Span>,
@@ -37,6 +39,13 @@ impl<'c> Value<'c> {
         self.owner_at.as_ref()
     }
 
+    /// Notes that it is read as this.
+    pub(super) fn note(&self, shape: impl FnOnce() -> Shape) {
+        if let Some(notes) = self.cx.notes() {
+            notes.take(&self.path, shape());
+        }
+    }
+
     /// Records a problem with the value.
     pub(in crate::config) fn fail(&self, message: impl Into<String>, hint: impl Into<Option<String>>) {
         self.cx.fail(self.at.as_ref(), message, hint);
@@ -44,6 +53,7 @@ impl<'c> Value<'c> {
 
     /// Records that it is missing, if it is.
     pub(in crate::config) fn required(self, hint: &str) -> Self {
+        self.note(|| Shape::Required);
         if !self.is_given() {
             let owner = if self.owner.is_empty() { "the file" } else { &self.owner };
             let message = format!("{owner} has no {}", self.label);
@@ -73,6 +83,7 @@ impl<'c> Value<'c> {
     }
 
     pub(super) fn text_as(&self, expected: &str) -> Option<Text<'c>> {
+        self.note(|| Shape::Text);
         let (Some(value), Some(at)) = (self.value, &self.at) else { return None };
         let DeValue::String(written) = value else {
             let hint = match value {
@@ -88,6 +99,7 @@ impl<'c> Value<'c> {
             Ok(value) => Some(Text {
                 cx: self.cx,
                 label: self.label.clone(),
+                path: self.path.clone(),
                 at: at.clone(),
                 expanded: value != **written,
                 written: written.to_string(),
@@ -147,6 +159,7 @@ impl<'c> Value<'c> {
 
     /// `true` or `false`.
     pub(in crate::config) fn flag(&self, default: bool) -> bool {
+        self.note(|| Shape::Flag(default));
         match self.value {
             Some(DeValue::Boolean(flag)) => return *flag,
             Some(DeValue::String(text)) => {
@@ -164,11 +177,13 @@ impl<'c> Value<'c> {
 
     /// One of the words of `choices`.
     pub(in crate::config) fn choice<T: Copy>(&self, choices: &[(&str, T)], default: T) -> T {
+        self.note(|| Shape::Choice(choices.iter().map(|(name, _)| (*name).to_owned()).collect()));
         self.text().and_then(|text| text.choose(choices)).unwrap_or(default)
     }
 
     /// The items of an array of `what` ("strings").
     pub(in crate::config) fn items(&self, what: &str) -> Vec<Value<'c>> {
+        self.note(|| Shape::List { strings: what == "strings" });
         let Some(value) = self.value else { return Vec::new() };
         let DeValue::Array(items) = value else {
             let hint = match (value, &self.at) {
@@ -183,6 +198,7 @@ impl<'c> Value<'c> {
         let item = |item: &'c toml::Spanned<DeValue<'c>>| Value {
             cx: self.cx,
             label: format!("an item of {}", self.label),
+            path: format!("{}/[]", self.path),
             owner: self.owner.clone(),
             owner_at: self.owner_at.clone(),
             key_at: None,
@@ -206,6 +222,8 @@ impl<'c> Value<'c> {
 
     /// A string, or an array of strings.
     pub(in crate::config) fn one_or_more(&self) -> Vec<Text<'c>> {
+        self.note(|| Shape::Text);
+        self.note(|| Shape::List { strings: true });
         match self.value {
             Some(DeValue::String(_)) => self.filled().into_iter().collect(),
             Some(DeValue::Array(_)) | None => self.texts(),
@@ -218,6 +236,7 @@ impl<'c> Value<'c> {
 
     /// A table, inline or with a header of its own.
     pub(in crate::config) fn table(&self) -> Table<'c> {
+        self.note(|| Shape::Table);
         let entries = match self.value {
             Some(DeValue::Table(entries)) => Some(entries),
             _ => {
@@ -230,7 +249,7 @@ impl<'c> Value<'c> {
         } else {
             format!("{} of {}", self.label, self.owner)
         };
-        Table { cx: self.cx, label, at: self.at.clone(), entries, asked: Vec::new() }
+        Table { cx: self.cx, label, at: self.at.clone(), path: self.path.clone(), entries, asked: Vec::new() }
     }
 
     /// Whether it is an array with nothing in it.
@@ -238,8 +257,15 @@ impl<'c> Value<'c> {
         matches!(self.value, Some(DeValue::Array(items)) if items.is_empty())
     }
 
+    /// Whether it is the empty string, which stands for not being set.
+    pub(in crate::config) fn is_empty_text(&self) -> bool {
+        self.note(|| Shape::Empty);
+        matches!(self.value, Some(DeValue::String(text)) if text.is_empty())
+    }
+
     /// The value as it is, for the few that may be of several types.
     pub(in crate::config) fn raw(&self) -> Option<&'c DeValue<'c>> {
+        self.note(|| Shape::Any);
         self.value
     }
 
