@@ -9,7 +9,7 @@ help:
 	@echo 'make demo          sign up, call, log out, be refused: the whole story on this machine'
 	@echo 'make test          every test (installs python3-venv on Debian when it is missing)'
 	@echo 'make lint          format, clippy, documentation, shell syntax; warnings are errors'
-	@echo 'make scale         what docs/performance.md promises, measured on this machine: some ten minutes, 10 GB of disk'
+	@echo 'make scale         what docs/performance.md promises, measured on this machine: some fifteen minutes, 10 GB of disk'
 	@echo 'make image-check   build the Dockerfile and run the image, without a container engine (root, Debian)'
 
 demo:
@@ -29,6 +29,7 @@ lint:
 scale:
 	$(CARGO) bench --locked --bench scale
 	$(CARGO) bench --locked --bench live
+	$(CARGO) bench --locked --bench refresh
 
 image-check:
 	scripts/image-check

@@ -104,7 +104,7 @@ async fn sign_up(address: SocketAddr) -> Vec<String> {
 /// Signs in again and again; counts the answers, 200 and 503.
 async fn sign_in(address: SocketAddr, number: u64, stop: Arc<AtomicBool>, done: Arc<[AtomicU64; 2]>) {
     let mut client = Client::connect(address).await.unwrap();
-    let request = post("/auth/login", number);
+    let request = post("/auth/signin", number);
     while !stop.load(Ordering::Relaxed) {
         match client.send(&request).await.unwrap() {
             200 => done[0].fetch_add(1, Ordering::Relaxed),
