@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::admin::{self, Admin, AdminToken};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
+use crate::fleet;
 use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer;
 use crate::revocation::{self, Health};
@@ -30,6 +31,7 @@ use crate::watch::Watch;
 
 use build::Base;
 use listeners::Listeners;
+use open::join_fleet;
 use reload::Trigger;
 
 pub(crate) use open::{
@@ -88,11 +90,12 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let live = Live::new(&metrics);
     let projections = vec![live.projection()];
     let (log, blocklist, _) = open_log(&settings, &control, &*store, &clock, &metrics, projections)?;
+    let log = join_fleet(&settings, log, &live, &control, &clock, &metrics)?;
     control.spawn({
         let (live, clock) = (live.clone(), clock.clone());
         async move { live.keep_expiring(clock).await }
     });
-    control.spawn(revocation::audit::project(log.clone(), ports::trail_of(&store)));
+    control.spawn(revocation::audit::project((*log).clone(), ports::trail_of(&store)));
 
     let access_log = AccessLog::start(settings.gateway.access_log, metrics.clone())
         .context("cannot start the access log's thread")?;
@@ -113,6 +116,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         ControlPlane::new(control.handle().clone(), gateway::AT_ONCE),
         base.metrics.clone(),
         base.clock.clone(),
+        base.log.clone(),
     );
     control.spawn(keep_pruned(gateway.clone()));
 
@@ -293,13 +297,14 @@ fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
 }
 
 /// Why requests should not come here.
-fn not_ready(log: &revocation::Handle, drain: &Drain) -> Box<dyn Fn() -> Vec<String> + Send + Sync> {
+fn not_ready(log: &fleet::Log, drain: &Drain) -> Box<dyn Fn() -> Vec<String> + Send + Sync> {
     let (log, drain) = (log.clone(), drain.clone());
     Box::new(move || {
         let mut reasons = Vec::new();
         if drain.phase() != server::Phase::Serving {
             reasons.push("draining".to_owned());
         }
+        reasons.extend(log.not_ready());
         match log.health() {
             Health::Ready => {}
             Health::LogUnavailable { since, why } => {

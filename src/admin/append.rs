@@ -22,7 +22,8 @@ use super::reply::{Refused, Reply, ended_early};
 use super::{From, Parts, Shared};
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
-use crate::revocation::{Ack, AppendError, Bulk, Revocation, Selector};
+use crate::fleet::Bulk;
+use crate::revocation::{AppendError, Revocation, Selector};
 use crate::store::StoreError;
 
 /// The most bytes of a body that is one JSON value; bulk goes as NDJSON.
@@ -37,6 +38,7 @@ struct Done {
     sequence: u64,
     accepted: u64,
     skipped: u64,
+    propagated: bool,
 }
 
 /// A body on its way to the log: where its first answer is kept, and what tells it from others of the same key.
@@ -91,7 +93,8 @@ pub(super) async fn append(
 }
 
 fn told(done: &Done, skip_expired: bool) -> Value {
-    let mut answer = json!({ "sequence": done.sequence, "accepted": done.accepted, "propagated": true });
+    let mut answer =
+        json!({ "sequence": done.sequence, "accepted": done.accepted, "propagated": done.propagated });
     if skip_expired {
         answer["skipped"] = done.skipped.into();
     }
@@ -158,7 +161,7 @@ async fn append_json(
         accepted += 1;
     }
     let ack = parts.log.append(entries).await?;
-    Ok(Done { sequence: ack.sequence, accepted, skipped })
+    Ok(Done { sequence: ack.sequence, accepted, skipped, propagated: ack.propagated })
 }
 
 async fn live_sessions(parts: &Parts, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
@@ -215,8 +218,8 @@ async fn append_lines(
     }
     drop(pieces);
     let (bulk, mut done) = reader.await.map_err(ended_early)?.map_err(refused)?;
-    let Ack { sequence, .. } = bulk.commit().await?;
-    done.sequence = sequence;
+    let ack = bulk.commit().await?;
+    (done.sequence, done.propagated) = (ack.sequence, ack.propagated);
     Ok(done)
 }
 
@@ -233,7 +236,8 @@ fn read_lines(
         intake.feed(&piece, &mut push)?;
     }
     intake.finish(&mut push)?;
-    let done = Done { sequence: 0, accepted: intake.accepted(), skipped: intake.skipped() };
+    let (accepted, skipped) = (intake.accepted(), intake.skipped());
+    let done = Done { sequence: 0, accepted, skipped, propagated: false };
     Ok((bulk, done))
 }
 

@@ -22,7 +22,7 @@ use super::Shared;
 use super::query::{Pairs, Parameters};
 use super::reply::{Refused, time};
 use crate::answer::{Code, Problem};
-use crate::revocation::{FollowError, Follower, Record};
+use crate::revocation::{self, FollowError, Follower, Record};
 use crate::store::{TrailEntry, TrailFilter};
 
 /// Streams at once.
@@ -164,6 +164,7 @@ impl Feed {
 }
 
 fn entry(record: Record) -> TrailEntry {
+    let address = revocation::audit::address(&record);
     let Record { sequence, revocation, .. } = record;
     TrailEntry {
         sequence,
@@ -175,7 +176,7 @@ fn entry(record: Record) -> TrailEntry {
         expires_at: revocation.expires_at,
         reason: revocation.reason,
         actor: revocation.actor,
-        address: revocation.address,
+        address,
         at: revocation.at,
     }
 }

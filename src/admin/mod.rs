@@ -35,8 +35,9 @@ pub use token::{AdminToken, TokenError};
 
 use crate::answer::{Body, Code, Problem};
 use crate::clock::Clock;
-use crate::gateway::Gateway;
-use crate::revocation::{self, Blocklist};
+use crate::fleet;
+use crate::gateway::{Gateway, watermark};
+use crate::revocation::Blocklist;
 use crate::route::Peer;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -57,7 +58,7 @@ pub struct Parts {
     /// What can be revoked by, read for each request: a reload may change it.
     pub scope: Box<dyn Fn() -> Scope + Send + Sync>,
     /// The log.
-    pub log: revocation::Handle,
+    pub log: fleet::Log,
     /// What requests are checked against.
     pub blocklist: Arc<Blocklist>,
     /// Users, sessions, tokens, trail.
@@ -193,17 +194,38 @@ impl Admin {
             Err(rejection) => return rejection.into_response(),
         };
         let (parts, answers) = (self.parts.clone(), self.answers.clone());
-        append::append(State(parts), Extension(from), Extension(answers), pairs, request)
-            .await
-            .into_response()
+        let shared = parts.clone();
+        let answer = async |request| {
+            append::append(State(parts), Extension(from), Extension(answers), pairs, request)
+                .await
+                .into_response()
+        };
+        watched(&shared, request, answer).await
     }
 }
 
 async fn admin_only(State(parts): State<Shared>, request: Request, next: Next) -> Response {
     match admit(&parts, request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => watched(&parts, request, |request| next.run(request)).await,
         Err(refused) => refused.into_response(),
     }
+}
+
+/// With the watermarks that a request may ask for.
+async fn watched<F: Future<Output = Response>>(
+    parts: &Shared,
+    mut request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response {
+    let tells = match watermark::reach(request.headers_mut(), &parts.log).await {
+        Ok(tells) => tells,
+        Err(problem) => return Refused(problem).into_response(),
+    };
+    let mut response = answer(request).await;
+    if tells {
+        watermark::tell(response.headers_mut(), &parts.log).await;
+    }
+    response
 }
 
 /// # Errors

@@ -136,7 +136,10 @@ pub(super) async fn unrevoke(
     let work = tokio::spawn(async move {
         let ack = parts.log.append(vec![lift]).await?;
         let still = still_refused_by(&parts, &selector).await?;
-        let answer = json!({ "sequence": ack.sequence, "still_refused_by": still });
+        let mut answer = json!({ "sequence": ack.sequence, "still_refused_by": still });
+        if parts.log.link().is_some() {
+            answer["propagated"] = ack.propagated.into();
+        }
         Ok(Json(match claim {
             Some(claim) => claim.keep(fingerprint, now, answer),
             None => answer,

@@ -47,7 +47,11 @@ pub(super) async fn watermark(State(parts): State<Shared>) -> Json<Value> {
     Json(json!({
         "sequence": parts.log.sequence(),
         "applied_at": parts.log.stats().applied_at.rfc3339(),
-        "cluster": null,
+        "cluster": parts.log.link().map(|link| json!({
+            "position": link.position.to_string(), "connected": link.connected,
+            "lag_ms": u64::try_from(link.lag.as_millis()).unwrap_or(u64::MAX),
+            "stale": link.stale, "outbox": link.outbox,
+        })),
     }))
 }
 

@@ -11,9 +11,9 @@ use crate::admin::AdminToken;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::endpoint::{self, Endpoints};
+use crate::fleet;
 use crate::gateway;
 use crate::issuer;
-use crate::revocation;
 use crate::store::Store;
 use crate::telemetry::{AccessLog, Metrics};
 use crate::upstream::Upstreams;
@@ -23,7 +23,7 @@ pub(super) struct Base {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) log: revocation::Handle,
+    pub(super) log: fleet::Log,
     pub(super) access_log: AccessLog,
     pub(super) control: Handle,
 }

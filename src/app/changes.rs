@@ -25,6 +25,7 @@ pub(super) fn needing_restart(before: &Settings, after: &Settings) -> Vec<String
         "[state] dir",
         "the log is open there, under its lock",
     );
+    needs(before.fleet == after.fleet, "[revocation.cluster]", "the shared log is followed there");
     needs(before.store == after.store, "[store] url", "users and sessions are open there");
     reasons
 }

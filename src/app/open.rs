@@ -12,11 +12,38 @@ use zeroize::Zeroizing;
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::fleet;
+use crate::gateway::Live;
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers, Keyring, SharedKeys};
 use crate::revocation::{self, GatewayId, IssuerTerm, Opening, RealDisk};
 use crate::store::{self, KnownGateway, Store};
 use crate::telemetry::Metrics;
+
+/// The log as one of a fleet, where there is one; the link is made as soon as the engine answers.
+///
+/// # Errors
+/// When the files of the engine's TLS cannot be used.
+pub(super) fn join_fleet(
+    settings: &Settings,
+    log: revocation::Handle,
+    live: &Live,
+    control: &Runtime,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<fleet::Log> {
+    let Some(fleet) = &settings.fleet else { return Ok(fleet::Log::alone(log)) };
+    let engine = fleet::open(fleet).context("cannot use the engine of [revocation.cluster]")?;
+    let (live, blocklist) = (live.clone(), log.blocklist().clone());
+    let linking = fleet::Linking {
+        engine,
+        settings: fleet.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        on_absorbed: Box::new(move || live.recheck(&blocklist)),
+    };
+    Ok(fleet::Log::linked(log, linking, control.handle()))
+}
 
 /// A directory for the gateway alone; one that is there already is checked by those who use it.
 pub(crate) fn make_private(dir: &Path) -> anyhow::Result<()> {
@@ -71,7 +98,7 @@ pub(crate) fn open_log(
     .context("cannot open the revocation log")?;
     let gateway = report.gateway.to_string();
     let others = gateways.iter().filter(|known| *known.id != *gateway).count();
-    if store.is_shared() && others > 0 {
+    if store.is_shared() && others > 0 && settings.fleet.is_none() {
         tracing::warn!(
             others,
             "the store knows other gateways: what they revoke is not refused here, for there is no [revocation.cluster]"

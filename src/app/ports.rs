@@ -11,6 +11,7 @@ use crate::admin::Admin;
 use crate::answer::{Body, Problem};
 use crate::clock::{Clock, UnixTime};
 use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unstated, Unverified};
+use crate::fleet;
 use crate::gateway::Gateway;
 use crate::issuer::{self, Admitted, KnownToken, Stated};
 use crate::revocation::{self, Kind, Revocation, Selector, TokenKeys};
@@ -188,10 +189,10 @@ impl endpoint::Tokens for Tokens {
 }
 
 /// The log and the blocklist, as the endpoints see them.
-pub(super) struct Revocations(revocation::Handle);
+pub(super) struct Revocations(fleet::Log);
 
 impl Revocations {
-    pub(super) fn new(log: revocation::Handle) -> Self {
+    pub(super) fn new(log: fleet::Log) -> Self {
         Self(log)
     }
 }
@@ -235,7 +236,7 @@ impl endpoint::Revocations for Revocations {
 /// Figures that other rooms keep themselves.
 pub(super) fn sample(
     metrics: &Metrics,
-    log: &revocation::Handle,
+    log: &fleet::Log,
     gateway: &Gateway,
     drain: &Drain,
     clock: &Arc<dyn Clock>,
@@ -274,7 +275,17 @@ pub(super) fn sample(
             ("connections_accepted", "Client connections let in", drain.accepted_total()),
             ("connections_turned_away", "Client connections over the limit", drain.turned_away_total()),
         ];
-        let gauges = gauges.into_iter().map(|(name, help, value)| (name, help, value, false));
+        let linked = log.link().map(|link| {
+            let is = |flag: bool| f64::from(u8::from(flag));
+            [
+                ("fleet_connected", "1 while the shared log is followed, else 0", is(link.connected)),
+                ("fleet_lag_seconds", "How old the knowledge of the shared log is", link.lag.as_secs_f64()),
+                ("fleet_stale", "1 when that is more than max_staleness, else 0", is(link.stale)),
+                ("fleet_outbox", "Entries of the log not looked at for forwarding", link.outbox as f64),
+            ]
+        });
+        let gauges = gauges.into_iter().chain(linked.into_iter().flatten());
+        let gauges = gauges.map(|(name, help, value)| (name, help, value, false));
         let counters = counters.into_iter().map(|(name, help, value)| (name, help, value as f64, true));
         samples.extend(gauges.chain(counters).map(|(name, help, value, counter)| Sample {
             name,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::Settings;
 use crate::endpoint::settings::{Delegate, OnReuse};
+use crate::fleet::settings::{WhenStale, WhenUnreachable};
 use crate::gateway::settings::AccessLog;
 use crate::issuer::Issuers;
 use crate::issuer::settings::{External, KeySource};
@@ -312,6 +313,20 @@ fn revocation(settings: &Settings) -> Value {
             OnLostState::Refuse => "refuse",
             OnLostState::Empty => "empty",
         },
+        "cluster": settings.fleet.as_ref().map(|fleet| json!({
+            "url": fleet.engine.to_string(),
+            "namespace": fleet.namespace,
+            "wait_replicas": fleet.wait_replicas,
+            "when_unreachable": match fleet.when_unreachable {
+                WhenUnreachable::Accept => "accept",
+                WhenUnreachable::Refuse => "refuse",
+            },
+            "max_staleness": span(fleet.max_staleness),
+            "when_stale": match fleet.when_stale {
+                WhenStale::Serve => "serve",
+                WhenStale::Refuse => "refuse",
+            },
+        })),
         "cut_live_connections": revocation.cut_live_connections,
         "token_cache": revocation.token_cache,
     })

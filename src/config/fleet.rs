@@ -12,9 +12,6 @@ use crate::tls;
 pub(super) fn read(revocation: &mut Table<'_>) -> Option<Settings> {
     let mut t = revocation.section("cluster", "[revocation.cluster]");
     let url = t.get("url");
-    if t.is_given() {
-        t.cx.needs("cluster", t.at.as_ref(), "[revocation.cluster]");
-    }
     let url = if t.is_given() { url.required("add url = \"redis://127.0.0.1:6379\"").filled() } else { None };
     let engine = url.and_then(|url| engine(&url));
     let mut named: Box<str> = "portcullis".into();

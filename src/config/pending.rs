@@ -3,7 +3,7 @@
 
 /// The feature, as its reader calls it, and what to do for now.
 const PENDING: &[(&str, Option<&str>)] =
-    &[("cluster", None), ("cluster_postgres", Some("write \"redis://HOST:PORT\""))];
+    &[("cluster_postgres", Some("write \"redis://HOST:PORT\""))];
 
 /// `None`: the feature works. Else what to do for now, if there is anything.
 pub(super) fn hint(feature: &str) -> Option<Option<&'static str>> {

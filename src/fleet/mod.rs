@@ -6,7 +6,7 @@
 //! * What one gateway acknowledged as propagated is in the shared log, and every other gateway that can reach the
 //!   engine puts it in force in the order of the shared log.
 //! * What was acknowledged while the engine was away is forwarded when it is back, once, also after a restart.
-//! * A gateway knows how old its knowledge is, and says so ([`Status`]).
+//! * A gateway knows how old its knowledge is, and says so ([`Linked`]).
 //! * An engine that lost entries is noticed and gets them again from every gateway that still has them.
 //!
 //! `revocation` below knows nothing of other gateways. Nothing here is waited for by a request that is proxied.
@@ -17,13 +17,24 @@
 
 mod engine;
 mod error;
+mod hub;
+mod inbox;
+mod link;
+mod log;
 mod member;
+mod open;
+mod outbox;
+mod pending;
 mod postgres;
+mod redis;
 pub mod settings;
+mod status;
+mod whole;
 mod wire;
 
 pub use engine::{Answer, Appended, Delivered, Engine, Epoch, Follow, Met, Pages, Position, Stamp};
 pub use error::EngineError;
+pub use log::{Ack, Bulk, Linked, Linking, Log, NotReached};
 pub use member::Member;
-pub use postgres::Postgres;
+pub use open::open;
 pub use wire::{Batch, BatchEntry, Malformed, StateEntry};

@@ -105,6 +105,17 @@ impl Live {
         Box::new(Cutter(self.clone()))
     }
 
+    /// Looks every stream up: something came in force that no projection was told of.
+    pub fn recheck(&self, blocklist: &Blocklist) {
+        for shard in &self.0.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let streams: Vec<_> = shard.by_token.values().map(Arc::clone).collect();
+            drop(shard);
+            let refused = streams.iter().filter(|stream| blocklist.check(&stream.token.keys).is_some());
+            refused.for_each(|stream| stream.cut(Cause::Revoked));
+        }
+    }
+
     /// How many streams are open.
     pub fn open(&self) -> usize {
         usize::try_from(self.0.metrics.live_connections.get()).unwrap_or(0)

@@ -15,6 +15,7 @@ pub mod settings;
 mod setup;
 mod story;
 mod tunnel;
+pub mod watermark;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,8 +30,10 @@ pub use setup::{Parts, Setup};
 use crate::access::Permit;
 use crate::answer::{Body, Code, Problem};
 use crate::clock::Clock;
+use crate::fleet::Log;
 use crate::forward::{self, RequestId};
 use crate::revocation::Blocklist;
+use crate::route::settings::Requirement;
 use crate::route::{Head, Peer};
 use crate::store::Registry;
 use crate::telemetry::Metrics;
@@ -52,10 +55,12 @@ struct Inner {
     control: ControlPlane,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    log: Log,
 }
 
 impl Gateway {
     /// A gateway that answers by this setup. `live` must be fed by the log that feeds the blocklist.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of its own, put together once, in `app`")]
     pub fn new(
         setup: Setup,
         blocklist: Arc<Blocklist>,
@@ -64,9 +69,10 @@ impl Gateway {
         control: ControlPlane,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
+        log: Log,
     ) -> Self {
         let setup = ArcSwap::from_pointee(setup);
-        Self(Arc::new(Inner { setup, blocklist, live, registry, control, metrics, clock }))
+        Self(Arc::new(Inner { setup, blocklist, live, registry, control, metrics, clock, log }))
     }
 
     /// The setup in use.
@@ -85,15 +91,21 @@ impl Gateway {
         &self,
         peer: Peer,
         verdict: Result<(), Problem>,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Response<Body> {
         let gateway = &*self.0;
         let setup = gateway.setup.load_full();
         let now = gateway.clock.now();
         let id = setup.forwarding.request_id(request.headers(), now);
         let mut story = Story::begin(&setup, &peer, &request, verdict.is_ok(), &id, now, Instant::now());
+        let reached = watermark::reach(request.headers_mut(), &gateway.log).await; // 400 503
+        let tells = matches!(reached, Ok(true));
+        let verdict = verdict.and(reached.map(|_| ()));
         let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request).await;
-        let response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
+        let mut response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
+        if tells {
+            watermark::tell(response.headers_mut(), &gateway.log).await;
+        }
         story.told(response, &setup, &gateway.metrics, &id)
     }
 }
@@ -131,6 +143,10 @@ impl Inner {
             return Ok(answer); // 204 403
         }
         respond::within_limit(&head, found.route)?; // 413
+        if self.log.is_refusing() && found.route.auth != Requirement::Public {
+            let words = "too little is known of what other gateways have revoked";
+            return Err(Problem::new(Code::StaleRevocations, words).into()); // 503
+        }
 
         let evidence =
             gather::evidence(setup, &*self.registry, found.route, &head, request.headers(), now).await;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::follow::{FollowError, trail_reached};
 use super::shared::Shared;
-use super::{Handle, Record};
+use super::{Handle, Origin, Record};
 use crate::store::{StoreError, Trail, TrailEntry};
 
 /// The first and the longest pause after a failure.
@@ -125,6 +125,7 @@ async fn sync(shared: &Shared, trail: &dyn Trail, position: u64) -> Result<(), S
 }
 
 fn entry(record: Record) -> TrailEntry {
+    let address = address(&record);
     let Record { sequence, revocation, .. } = record;
     TrailEntry {
         sequence,
@@ -136,8 +137,18 @@ fn entry(record: Record) -> TrailEntry {
         expires_at: revocation.expires_at,
         reason: revocation.reason,
         actor: revocation.actor,
-        address: revocation.address,
+        address,
         at: revocation.at,
+    }
+}
+
+/// From where an entry was asked for, as the trail tells it: with the gateway, where that was another.
+pub fn address(record: &Record) -> Box<str> {
+    let address = &record.revocation.address;
+    match record.origin {
+        Origin::Local => address.clone(),
+        Origin::Shared { gateway, .. } if address.is_empty() => format!("gateway {gateway}").into(),
+        Origin::Shared { gateway, .. } => format!("{address}, gateway {gateway}").into(),
     }
 }
 

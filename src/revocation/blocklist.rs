@@ -10,7 +10,7 @@ use super::absolute::{Absolutes, Which};
 use super::cutoffs::{Cutoff, Cutoffs};
 use super::mix::Mix;
 use super::record::kind_number;
-use super::{Kind, Revocation, Selector, SelectorKey, TokenKeys, cutoff_refuses};
+use super::{Kind, Revocation, Selector, SelectorKey, Standing, TokenKeys, cutoff_refuses};
 use crate::clock::UnixTime;
 
 /// Shards of the maps of tokens and sessions: 24,000 entries each at 100 million, so that a shard is copied or grown
@@ -160,6 +160,70 @@ impl Blocklist {
         self.get(selector).is_some_and(|entry| {
             entry.issued_before.is_none_or(|issued_before| cutoff_refuses(issued_before, issued_at))
         })
+    }
+
+    /// The entries of one shard, of [`Blocklist::state_shards`].
+    pub fn state_shard(&self, index: usize) -> Vec<Standing> {
+        let absolute = |kind: Kind| {
+            let number = kind.number();
+            let entries = self.absolute_shard(&kind, index).into_iter();
+            entries.map(move |(key, expires)| Standing { kind: number, key, expires, issued_before: None })
+        };
+        let mut entries: Vec<_> = absolute(Kind::Token).chain(absolute(Kind::Session)).collect();
+        if index < self.cutoff_shards() {
+            entries.extend(self.cutoff_shard(index).map(|(key, cutoff)| Standing {
+                kind: cutoff.kind,
+                key,
+                expires: cutoff.expires,
+                issued_before: Some(cutoff.issued_before),
+            }));
+        }
+        entries
+    }
+
+    /// How many parts [`Blocklist::state_shard`] gives it in.
+    pub fn state_shards(&self) -> usize {
+        self.shards()
+    }
+
+    /// Whether what it has of this key is at least as strict.
+    pub fn has(&self, entry: &Standing) -> bool {
+        match entry.kind {
+            1 | 2 => {
+                let which = if entry.kind == 1 { Which::Tokens } else { Which::Sessions };
+                self.absolutes.view().get(which, &entry.key).is_some_and(|expires| expires >= entry.expires)
+            }
+            _ => self.cutoffs.get(&entry.key).is_some_and(|cutoff| {
+                cutoff.expires >= entry.expires && Some(cutoff.issued_before) >= entry.issued_before
+            }),
+        }
+    }
+
+    /// Whether it has anything of the selector of this entry.
+    pub fn has_key(&self, entry: &Revocation) -> bool {
+        self.get(&entry.selector).is_some()
+    }
+
+    /// An empty one that no log feeds, to compare another with: `shards` as [`Blocklist::state_shards`] has them.
+    pub fn sized(shards: usize) -> Self {
+        Self::new(shards, Self::empty().mix)
+    }
+
+    /// Makes one that no log feeds at least as strict.
+    pub fn hold(&self, entry: &Standing) {
+        self.absorb(entry);
+    }
+
+    /// Makes what it has of this key at least as strict.
+    pub(super) fn absorb(&self, entry: &Standing) {
+        match entry.kind {
+            1 => self.absolutes.raise(Which::Tokens, entry.key, entry.expires),
+            2 => self.absolutes.raise(Which::Sessions, entry.key, entry.expires),
+            kind => {
+                let issued_before = entry.issued_before.unwrap_or(UnixTime::ZERO);
+                self.cutoffs.raise(entry.key, Cutoff { issued_before, expires: entry.expires, kind });
+            }
+        }
     }
 
     /// Entries of each kind; seven atomic loads.

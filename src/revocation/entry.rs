@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::digest;
 
+use super::Standing;
 use super::record::{Origin, Reader, decode_entry, encode_entry};
 use crate::clock::UnixTime;
 
@@ -58,6 +59,20 @@ impl Kind {
             Self::Issuer => 6,
             Self::Claim(_) => 7,
         }
+    }
+
+    /// The kind of a number; of a claim without its name.
+    pub fn of_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Token,
+            2 => Self::Session,
+            3 => Self::Subject,
+            4 => Self::Client,
+            5 => Self::Key,
+            6 => Self::Issuer,
+            7 => Self::Claim("".into()),
+            _ => return None,
+        })
     }
 
     /// A label for metrics: no value of a client or an operator gets into it.
@@ -124,8 +139,30 @@ impl Selector {
         Self { kind, issuer: issuer.into(), value: value.into() }
     }
 
+    /// A selector of which only the key is known, as the state of a shared log and a blocklist hold it. It is written
+    /// without an issuer, its value being `#` and the key in hexadecimal digits; no issuer of a configuration has an empty
+    /// name, so it is never mistaken for another.
+    pub fn unnamed(kind: Kind, key: SelectorKey) -> Self {
+        let digits: String = key.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { kind, issuer: "".into(), value: format!("#{digits}").into() }
+    }
+
+    /// The key of one that [`Selector::unnamed`] made.
+    pub(super) fn as_unnamed(&self) -> Option<SelectorKey> {
+        let digits = self.value.strip_prefix('#').filter(|_| self.issuer.is_empty())?;
+        super::GatewayId::parse(digits).map(|bytes| SelectorKey::from_bytes(bytes.0))
+    }
+
+    /// Whether [`Selector::unnamed`] made it.
+    pub fn is_unnamed(&self) -> bool {
+        self.as_unnamed().is_some()
+    }
+
     /// Its key in the blocklist.
     pub fn key(&self) -> SelectorKey {
+        if let Some(key) = self.as_unnamed() {
+            return key;
+        }
         SelectorKey::of(&self.kind, &self.issuer, &self.value)
     }
 }
@@ -220,6 +257,22 @@ impl Revocation {
     /// Writes it to `out` as the log does, for the shared log of a fleet. It must have passed [`Revocation::validate`].
     pub fn encode(&self, out: &mut Vec<u8>) {
         encode_entry(self, &Origin::Local, out);
+    }
+
+    /// What the blocklist holds of it.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            kind: self.selector.kind.number(),
+            key: self.selector.key(),
+            expires: u32::try_from(self.expires_at.secs_ceil()).unwrap_or(u32::MAX),
+            issued_before: self.issued_before,
+        }
+    }
+
+    /// About how many bytes it has beside its fixed part.
+    pub fn value_bytes(&self) -> usize {
+        let Selector { issuer, value, .. } = &self.selector;
+        issuer.len() + value.len() + self.reason.len() + self.actor.len() + self.address.len()
     }
 
     /// Takes one off the front of `bytes`; `None` for what [`Revocation::encode`] did not write.

@@ -25,6 +25,9 @@ pub enum AppendError {
     /// The log cannot be written now; it recovers by itself when the disk does.
     #[error("the revocation log cannot be written")]
     LogUnavailable,
+    /// The log that gateways share cannot be reached, and without it nothing is to be accepted.
+    #[error("the log that the gateways share cannot be reached")]
+    SharedLogUnavailable,
     /// The log was closed. What was asked for may or may not be in it.
     #[error("the revocation log is closed")]
     Closed,

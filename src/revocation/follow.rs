@@ -90,15 +90,11 @@ impl Follower {
         let batches: Vec<_> = ring.batches.iter().skip(start).take_while(enough).cloned().collect();
         drop(ring);
         let records = batches.iter().flat_map(|batch| {
-            let sequences = batch.first..;
-            sequences.zip(batch.entries.iter())
+            let origins = batch.origins.iter().copied().chain(std::iter::repeat(Origin::Local));
+            (batch.first..).zip(batch.entries.iter().zip(origins))
         });
         let records = records.filter(|(sequence, _)| (wanted..=until).contains(sequence)).take(READ_MAX).map(
-            |(sequence, revocation)| Record {
-                sequence,
-                origin: Origin::Local,
-                revocation: revocation.clone(),
-            },
+            |(sequence, (revocation, origin))| Record { sequence, origin, revocation: revocation.clone() },
         );
         Some(records.collect())
     }

@@ -136,9 +136,11 @@ impl Keeper {
         // Read before the copy begins. Everything up to it is applied, and cannot be lost from the log any more.
         let position = *shared.settled.borrow();
         let appended = shared.appended.load(Ordering::Relaxed);
+        let place = *shared.place.lock().unwrap_or_else(PoisonError::into_inner);
         let now = shared.clock.now();
-        let written = snapshot::write(&*shared.disk, &shared.blocklist, position, now, shared.gateway)
-            .map_err(SnapshotError::Io)?;
+        let written =
+            snapshot::write(&*shared.disk, &shared.blocklist, (position, place), now, shared.gateway)
+                .map_err(SnapshotError::Io)?;
         let read = Snapshot::open(&*shared.disk, position)
             .and_then(|snapshot| snapshot.read(1, false).map(|_| snapshot.summary));
         let read_back = match read {
@@ -166,8 +168,8 @@ impl Keeper {
         Ok(SnapshotReport { sequence: position, entries, bytes: written.bytes, segments_removed })
     }
 
-    /// Removes snapshots older than the two newest whole ones, and segments that neither these nor the audit trail
-    /// need. The oldest go first, so that what a crash leaves has no hole. What cannot be removed is tried again
+    /// Removes snapshots older than the two newest whole ones, and segments that neither these, nor the audit trail, nor
+    /// whoever tells others need. The oldest go first, so that what a crash leaves has no hole. What cannot be removed is tried again
     /// next time.
     fn let_go(&self) -> usize {
         let shared = &self.shared;
@@ -183,7 +185,8 @@ impl Keeper {
             }
         }
         let by_snapshots = if kept.len() < GENERATIONS { 0 } else { kept[0] };
-        let needed_after = by_snapshots.min(self.trail_durable());
+        let told = shared.told_position.load(Ordering::SeqCst);
+        let needed_after = by_snapshots.min(self.trail_durable()).min(told);
         let segments = shared.segments.list();
         let mut removed = 0;
         for pair in segments.windows(2) {

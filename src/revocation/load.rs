@@ -12,7 +12,7 @@ use super::error::{Damage, OpenError};
 use super::files::snapshot_name;
 use super::mix::Mix;
 use super::pace::Pace;
-use super::record::{Bad, GatewayId, Reader, Salt};
+use super::record::{Bad, GatewayId, Place, Reader, Salt};
 use super::snapshot::{
     ABSOLUTE_BYTES, BLOCK_HEAD_BYTES, CUTOFF_BYTES, END_BYTES, HEAD_BYTES, LISTING_BYTES, Listing, Summary,
     VERSION, block_crc,
@@ -74,6 +74,9 @@ impl Snapshot {
         if found != position {
             return Err(damaged(0, "its name does not fit its head"));
         }
+        let mut number = || fields.u64().map_err(broken(0));
+        let place = Place { position: (number()?, number()?), epoch: number()? };
+        let place = Some(place).filter(|place| *place != Place { epoch: 0, position: (0, 0) });
 
         let at = length.saturating_sub(END_BYTES as u64);
         let end = read(at, END_BYTES)?;
@@ -106,7 +109,8 @@ impl Snapshot {
             }
             listings.push(Listing { offset, kind, shard, count });
         }
-        let summary = Summary { position, taken_at, gateway, tokens, sessions, cutoffs, bytes: length };
+        let summary =
+            Summary { position, taken_at, gateway, tokens, sessions, cutoffs, bytes: length, place };
         let good = |shards: u32| shards.is_power_of_two() && (2..=1 << 20).contains(&shards);
         if !good(shards) || !good(cutoff_shards) {
             return Err(damaged(0, "the head makes no sense"));

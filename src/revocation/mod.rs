@@ -40,6 +40,7 @@ mod recovery;
 mod replay;
 pub mod settings;
 mod shared;
+mod sharing;
 #[cfg(test)]
 mod sim;
 mod snapshot;
@@ -60,8 +61,9 @@ pub use follow::{FollowError, Follower};
 pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
 pub use keys::{Admitted, ClaimKeys, KnownToken, TokenKeys};
 pub use open::{IssuerTerm, Opening, Report, open};
-pub use record::{GatewayId, Origin, Record};
+pub use record::{GatewayId, Origin, Place, Record};
 pub use recovery::gateway_of;
+pub use sharing::{Prepared, Promise, Standing};
 
 pub use validate::{ACTOR_BYTES_MAX, ADDRESS_BYTES_MAX, InvalidRevocation, REASON_BYTES_MAX};
 pub use verify::{SegmentVerdict, SnapshotVerdict, Verdict, WouldLoad, verify};

@@ -156,6 +156,7 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
         segments,
         (log.durable(), snapshots),
     ));
+    *shared.place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = recovered.place;
     let (queue, orders) = (Arc::new(Queue::new()), Arc::new(Orders::default()));
     let now = Instant::now();
     let writer = Writer {

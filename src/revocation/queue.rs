@@ -22,12 +22,26 @@ pub(super) struct Batch {
     pub(super) chunks: Vec<Chunk>,
     pub(super) entries: Vec<Revocation>,
     pub(super) keys: Vec<SelectorKey>,
+    /// Where each was made; empty: all of them here.
+    pub(super) origins: Vec<Origin>,
+    /// It can be had again, so that nobody waits for it to be on disk.
+    pub(super) lazy: bool,
 }
 
 impl Batch {
     /// # Errors
     /// The first item that cannot be written.
     pub(super) fn prepare(entries: Vec<Revocation>) -> Result<Self, AppendError> {
+        Self::of(entries, Vec::new(), false)
+    }
+
+    /// # Errors
+    /// The first item that cannot be written.
+    pub(super) fn of(
+        entries: Vec<Revocation>,
+        origins: Vec<Origin>,
+        lazy: bool,
+    ) -> Result<Self, AppendError> {
         let mut chunks = vec![Chunk::default()];
         let mut keys = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter().enumerate() {
@@ -37,11 +51,11 @@ impl Batch {
                 chunks.push(Chunk::default());
             }
             if let Some(chunk) = chunks.last_mut() {
-                encode_entry(entry, &Origin::Local, &mut chunk.body);
+                encode_entry(entry, origins.get(index).unwrap_or(&Origin::Local), &mut chunk.body);
                 chunk.count += 1;
             }
         }
-        Ok(Self { chunks, entries, keys })
+        Ok(Self { chunks, entries, keys, origins, lazy })
     }
 
     fn weight(&self) -> usize {

@@ -99,6 +99,15 @@ pub enum Origin {
     },
 }
 
+/// How much of the log that gateways share is in force in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which shared log; 0 where that is not known.
+    pub epoch: u64,
+    /// Everything up to here.
+    pub position: (u64, u64),
+}
+
 /// One entry of the log with its place in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

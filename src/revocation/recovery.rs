@@ -9,7 +9,7 @@ use super::error::{Damage, OpenError};
 use super::files::{IDENTITY_NAME, Name, segment_name, snapshot_name};
 use super::load::Snapshot;
 use super::mix::Mix;
-use super::record::{GatewayId, random};
+use super::record::{GatewayId, Origin, Place, random};
 use super::replay::{self, Scan};
 use super::snapshot::Summary;
 use crate::clock::UnixTime;
@@ -43,6 +43,8 @@ pub(super) struct Recovered {
     pub(super) replayed: u64,
     /// The latest time that the log or a snapshot knows of.
     pub(super) newest: UnixTime,
+    /// What of the shared log is in it.
+    pub(super) place: Option<Place>,
     /// Files that were not finished.
     pub(super) unfinished: Vec<String>,
 }
@@ -81,6 +83,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
         passed_over: base.passed_over,
         replayed: 0,
         newest: base.summary.map_or(UnixTime::ZERO, |summary| summary.taken_at),
+        place: base.summary.and_then(|summary| summary.place),
         unfinished,
     };
     replay_rest(disk, position, seen, &mut recovered)?;
@@ -167,6 +170,10 @@ fn replay_rest(
             recovered.replayed += records.len() as u64;
             for record in &records {
                 recovered.newest = recovered.newest.max(record.revocation.at);
+                if let Origin::Shared { position, .. } = record.origin {
+                    let epoch = recovered.place.map_or(0, |place| place.epoch);
+                    recovered.place = Some(Place { epoch, position });
+                }
                 recovered.blocklist.apply(record.revocation.selector.key(), &record.revocation);
             }
         })?;

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::blocklist::Blocklist;
 use super::disk::Disk;
 use super::log::Segments;
-use super::record::GatewayId;
+use super::record::{GatewayId, Origin, Place};
 use super::settings::{Fsync, Settings};
 use super::{Health, Revocation};
 use crate::clock::{Clock, UnixTime};
@@ -26,6 +26,8 @@ const BULKS: usize = 4;
 pub(super) struct Applied {
     pub(super) first: u64,
     pub(super) entries: Arc<Vec<Revocation>>,
+    /// Empty: all of them were made here.
+    pub(super) origins: Arc<[Origin]>,
 }
 
 /// The newest batches.
@@ -105,6 +107,10 @@ pub(super) struct Shared {
     pub(super) trail_hurry: Notify,
     /// Somebody waits for what the trail has to be durable.
     pub(super) trail_sync: Notify,
+    /// What others wait to be told of from the log; segments behind it are kept.
+    pub(super) told_position: AtomicU64,
+    /// How much of the log that gateways share is in force here.
+    pub(super) place: Mutex<Option<Place>>,
     /// The writer is done; nothing will follow.
     pub(super) closed: AtomicBool,
     health: Mutex<Health>,
@@ -142,6 +148,8 @@ impl Shared {
             trail_durable: AtomicU64::new(0),
             trail_hurry: Notify::new(),
             trail_sync: Notify::new(),
+            told_position: AtomicU64::new(u64::MAX),
+            place: Mutex::default(),
             closed: AtomicBool::new(false),
             health: Mutex::new(Health::Ready),
             ring: Mutex::default(),

@@ -15,7 +15,7 @@
 //!  64 16  words that choose shards
 //!  80  4  shards of tokens and sessions      directory, one a block: offset 8, kind 1, 0 3, shard 4, entries 4,
 //!  84  4  shards of cutoffs                    CRC32 of its first 20 bytes and the salt 4
-//!  88 24  position in the shared log, or 0
+//!  88 24  shared log: position 8 and 8, epoch 8; or 0
 //! 112 12  0                                  end (64): "PORTSEND", offset of the directory 8, blocks 8, tokens 8,
 //! 124  4  CRC32 of 0..124                      sessions 8, cutoffs 8, 0 12, CRC32 of salt and 0..60
 //! ```
@@ -27,7 +27,7 @@ use super::blocklist::Blocklist;
 use super::disk::{Disk, File};
 use super::files::{snapshot_name, unfinished};
 use super::pace::Pace;
-use super::record::{GatewayId, Salt, random};
+use super::record::{GatewayId, Place, Salt, random};
 use crate::clock::UnixTime;
 
 pub(super) const VERSION: u16 = 1;
@@ -50,6 +50,8 @@ pub(super) struct Summary {
     pub(super) sessions: u64,
     pub(super) cutoffs: u64,
     pub(super) bytes: u64,
+    /// What of the shared log is in it.
+    pub(super) place: Option<Place>,
 }
 
 #[derive(Clone, Copy)]
@@ -70,20 +72,20 @@ impl Listing {
     }
 }
 
-/// Writes a snapshot of the blocklist under its final name, durable. `position` must have been read before, with
-/// every entry up to it applied.
+/// Writes a snapshot of the blocklist under its final name, durable. `position` and `place` must have been read before,
+/// with every entry up to them applied.
 ///
 /// # Errors
 /// When the disk fails; the unfinished file is removed if it can be.
 pub(super) fn write(
     disk: &dyn Disk,
     blocklist: &Blocklist,
-    position: u64,
+    (position, place): (u64, Option<Place>),
     taken_at: UnixTime,
     gateway: GatewayId,
 ) -> io::Result<Summary> {
     let name = snapshot_name(position);
-    let written = Writer::start(disk, &unfinished(&name), blocklist, (position, taken_at, gateway))
+    let written = Writer::start(disk, &unfinished(&name), blocklist, (position, place, taken_at, gateway))
         .and_then(|writer| writer.run(blocklist));
     match written {
         Ok(summary) => {
@@ -114,7 +116,7 @@ impl Writer {
         disk: &dyn Disk,
         name: &str,
         blocklist: &Blocklist,
-        (position, taken_at, gateway): (u64, UnixTime, GatewayId),
+        (position, place, taken_at, gateway): (u64, Option<Place>, UnixTime, GatewayId),
     ) -> io::Result<Self> {
         let salt = Salt::new(random()?);
         let mut head = Vec::with_capacity(HEAD_BYTES);
@@ -129,9 +131,12 @@ impl Writer {
         for shards in [blocklist.shards(), blocklist.cutoff_shards()] {
             head.extend_from_slice(&u32::try_from(shards).expect("few shards").to_le_bytes());
         }
+        let numbers = place.map_or([0; 3], |place| [place.position.0, place.position.1, place.epoch]);
+        numbers.iter().for_each(|number| head.extend_from_slice(&number.to_le_bytes()));
         head.resize(HEAD_BYTES - 4, 0);
         head.extend_from_slice(&crc32fast::hash(&head).to_le_bytes());
-        let summary = Summary { position, taken_at, gateway, tokens: 0, sessions: 0, cutoffs: 0, bytes: 0 };
+        let summary =
+            Summary { position, taken_at, gateway, tokens: 0, sessions: 0, cutoffs: 0, bytes: 0, place };
         let file = disk.create(name)?;
         let listings = Vec::new();
         Ok(Self { file, salt, out: head, offset: 0, synced: 0, listings, summary, pace: Pace::new() })
@@ -243,6 +248,7 @@ mod tests {
     use super::*;
 
     const GATEWAY: GatewayId = GatewayId([7; 16]);
+    const PLACE: Option<Place> = Some(Place { epoch: 5, position: (6, 7) });
 
     fn filled(count: usize) -> (Blocklist, Model) {
         let list = Blocklist::new(8, Mix([11, 13]));
@@ -261,7 +267,7 @@ mod tests {
         for count in [0, 1, 5, 3000] {
             let (list, model) = filled(count);
             let disk = SimDisk::default();
-            let written = write(&disk, &list, 42, NOON, GATEWAY).unwrap();
+            let written = write(&disk, &list, (42, PLACE), NOON, GATEWAY).unwrap();
             for threads in [1, 2, 5] {
                 let snapshot = Snapshot::open(&disk, 42).unwrap();
                 assert_eq!(snapshot.summary, written);
@@ -276,7 +282,7 @@ mod tests {
     fn a_loaded_table_has_room_for_what_it_holds_and_no_more() {
         let (list, _) = filled(3000);
         let disk = SimDisk::default();
-        write(&disk, &list, 1, NOON, GATEWAY).unwrap();
+        write(&disk, &list, (1, PLACE), NOON, GATEWAY).unwrap();
         let loaded = Snapshot::open(&disk, 1).unwrap().read(2, true).unwrap().unwrap();
         assert!(loaded.memory_bytes() <= list.memory_bytes());
     }
@@ -285,11 +291,11 @@ mod tests {
     fn an_unfinished_one_has_no_name_of_its_own() {
         let (list, _) = filled(100);
         let whole = SimDisk::default();
-        write(&whole, &list, 9, NOON, GATEWAY).unwrap();
+        write(&whole, &list, (9, PLACE), NOON, GATEWAY).unwrap();
         for at in 0..whole.operations() {
             let disk = SimDisk::default();
             disk.fail_at(at, super::super::sim::Fault::Stop);
-            assert!(write(&disk, &list, 9, NOON, GATEWAY).is_err());
+            assert!(write(&disk, &list, (9, PLACE), NOON, GATEWAY).is_err());
             for seed in 0..5 {
                 let left = disk.power_cut(seed);
                 let named = left.list().unwrap().iter().any(|(name, _)| *name == snapshot_name(9));
@@ -302,7 +308,7 @@ mod tests {
     fn a_newer_one_is_refused_and_not_passed_over() {
         let (list, _) = filled(10);
         let disk = SimDisk::default();
-        write(&disk, &list, 3, NOON, GATEWAY).unwrap();
+        write(&disk, &list, (3, PLACE), NOON, GATEWAY).unwrap();
         let mut bytes = disk.content(&snapshot_name(3));
         bytes[8] = 9;
         let crc = crc32fast::hash(&bytes[..HEAD_BYTES - 4]);

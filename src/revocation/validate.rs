@@ -54,12 +54,13 @@ impl Revocation {
             (false, false, None) => Some(InvalidRevocation::MissingCutoff),
             _ => None,
         };
+        let named = self.selector.as_unnamed().is_none();
         let checks = [
             (value.is_empty() && *kind != Kind::Issuer, InvalidRevocation::EmptyValue),
-            (value.len() > kind.value_bytes_max(), InvalidRevocation::LongValue),
+            (named && value.len() > kind.value_bytes_max(), InvalidRevocation::LongValue),
             (value.chars().any(char::is_control), InvalidRevocation::ControlCharacters),
-            (!name_is_good(issuer), InvalidRevocation::Issuer),
-            (matches!(kind, Kind::Claim(name) if !name_is_good(name)), InvalidRevocation::ClaimName),
+            (named && !name_is_good(issuer), InvalidRevocation::Issuer),
+            (named && matches!(kind, Kind::Claim(name) if !name_is_good(name)), InvalidRevocation::ClaimName),
             (self.reason.len() > REASON_BYTES_MAX, InvalidRevocation::LongReason),
             (self.actor.len() > ACTOR_BYTES_MAX, InvalidRevocation::LongActor),
             (self.address.len() > ADDRESS_BYTES_MAX, InvalidRevocation::LongActor),

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::bulk::Spool;
 use super::log::Log;
 use super::queue::{Batch, Command, Drained, Queue};
+use super::record::Origin;
 use super::settings::Fsync;
 use super::shared::{Applied, Shared};
 use super::{Ack, AppendError, Health, Projection, Revocation};
@@ -24,6 +25,8 @@ use super::{Ack, AppendError, Health, Projection, Revocation};
 const PROBE_EVERY: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 1000 });
 /// A log that has been idle for so long says what is durable.
 const NOTE_AFTER: Duration = Duration::from_millis(250);
+/// What nobody waits for is on disk after this at the latest.
+const LAZY_SYNC_AFTER: Duration = Duration::from_millis(20);
 /// With `fsync` as an interval, this much unsynced is synced at once.
 const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 
@@ -92,12 +95,13 @@ impl Writer {
             return group.into_iter().for_each(|(_, answer, _)| refuse(answer));
         }
         let mut aboard = Vec::with_capacity(group.len());
+        let awaited = group.iter().any(|(batch, ..)| !batch.lazy);
         for (mut batch, answer, permit) in group {
             let first = self.log.stage(std::mem::take(&mut batch.chunks));
             aboard.push(Passenger { first, batch, answer, permit });
         }
         let unsynced = self.log.unsynced_bytes();
-        let sync = self.shared.pace().fsync == Fsync::Always
+        let sync = (self.shared.pace().fsync == Fsync::Always && awaited)
             || unsynced >= UNSYNCED_BYTES_MAX
             || self.interval_is_over();
         let durable = self.log.durable();
@@ -110,7 +114,7 @@ impl Writer {
         for Passenger { first, batch, answer, permit } in aboard {
             let accepted = batch.entries.len();
             answers.push((answer, Ack { sequence: first + accepted as u64 - 1, accepted }, permit));
-            self.apply(first, batch.keys.into_iter(), batch.entries);
+            self.apply(first, batch.keys.into_iter(), batch.entries, batch.origins);
         }
         self.publish();
         for (answer, ack, _permit) in answers {
@@ -133,7 +137,7 @@ impl Writer {
             // It is in the log, so it must be in force; should it not be readable any more, the next start will.
             let (keys, entries) = spool.read_entries(index).expect("read and checked a moment ago");
             let count = entries.len() as u64;
-            self.apply(next, keys.into_iter(), entries);
+            self.apply(next, keys.into_iter(), entries, Vec::new());
             next += count;
         }
         self.publish();
@@ -152,6 +156,7 @@ impl Writer {
         first: u64,
         keys: impl Iterator<Item = super::SelectorKey>,
         entries: Vec<Revocation>,
+        origins: Vec<Origin>,
     ) {
         for (key, entry) in keys.zip(&entries) {
             self.shared.blocklist.apply(key, entry);
@@ -159,7 +164,7 @@ impl Writer {
         for projection in &mut self.projections {
             projection.applied(first, &entries);
         }
-        self.shared.remember(Applied { first, entries: Arc::new(entries) });
+        self.shared.remember(Applied { first, entries: Arc::new(entries), origins: origins.into() });
     }
 
     /// Nothing to do for a while: what the time asks for.
@@ -181,8 +186,8 @@ impl Writer {
     fn patience(&self) -> Duration {
         match (self.log.is_whole(), self.shared.pace().fsync) {
             (false, _) => PROBE_EVERY,
-            (true, Fsync::Every(interval)) if self.log.unsynced_bytes() > 0 => {
-                interval.saturating_sub(self.last_sync.elapsed())
+            (true, _) if self.log.unsynced_bytes() > 0 => {
+                self.interval().saturating_sub(self.last_sync.elapsed())
             }
             (true, _) if self.log.wants_note() => NOTE_AFTER,
             (true, _) => Duration::from_secs(60),
@@ -190,10 +195,14 @@ impl Writer {
     }
 
     fn interval_is_over(&self) -> bool {
+        self.log.unsynced_bytes() > 0 && self.last_sync.elapsed() >= self.interval()
+    }
+
+    /// Between two syncs of what nobody waits for, or of what a reload found unsynced.
+    fn interval(&self) -> Duration {
         match self.shared.pace().fsync {
-            Fsync::Every(interval) => self.last_sync.elapsed() >= interval,
-            // What a reload found unsynced; else there is nothing.
-            Fsync::Always => self.log.unsynced_bytes() > 0,
+            Fsync::Always => LAZY_SYNC_AFTER,
+            Fsync::Every(interval) => interval,
         }
     }
 

@@ -17,6 +17,7 @@ mod durability;
 mod events;
 mod external;
 mod flask_story;
+mod fleet;
 mod grpc;
 mod hostile;
 mod http2;

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod chromium;
 pub(crate) mod curl;
+pub(crate) mod fault;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod jwt;
@@ -14,6 +15,7 @@ pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod python;
+pub(crate) mod redis;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 

@@ -1,0 +1,190 @@
+//! What the parts of the link to the shared log have in common.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::pending::Pending;
+use super::settings::Settings;
+use super::status::Status;
+use super::{Batch, BatchEntry, Engine, Epoch, Position, Stamp};
+use crate::clock::{Clock, UnixTime};
+use crate::revocation::{Ack, AppendError, GatewayId, Handle, Revocation};
+use crate::telemetry::Metrics;
+
+/// How long an acknowledgement waits for the shared log.
+pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a revocation may be on its way to the shared log and back, where nothing is to be accepted without it.
+const DIRECT_PATIENCE: Duration = Duration::from_secs(2);
+/// Who has heard from the engine since then follows closely: it says twice a second that there is nothing new.
+const FOLLOWED: Duration = Duration::from_millis(1500);
+/// Positions of own entries remembered for those who wait for them.
+const DIRECT_KEPT: usize = 4096;
+
+/// How far the shared log has this gateway's entries.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sent {
+    /// The link is up, and answers in time.
+    pub(super) up: bool,
+    /// In the shared log.
+    pub(super) sent: u64,
+    /// On as many replicas as are asked for.
+    pub(super) sure: u64,
+    /// Where the last of them stands.
+    pub(super) position: Position,
+}
+
+pub(super) struct Hub {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) settings: Settings,
+    pub(super) log: Handle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Something came in force that the log did not tell of.
+    pub(super) on_absorbed: Box<dyn Fn() + Send + Sync>,
+    pub(super) status: Status,
+    pub(super) sent: watch::Sender<Sent>,
+    pub(super) applied: watch::Sender<Position>,
+    /// The shared log as last met; `None` while the link is down.
+    pub(super) epoch: Mutex<Option<(Epoch, u32)>>,
+    pending: Mutex<Pending>,
+    direct: Mutex<BTreeMap<Position, u64>>,
+    pub(super) started_at: UnixTime,
+}
+
+impl Hub {
+    pub(super) fn new(
+        engine: Arc<dyn Engine>,
+        settings: Settings,
+        log: Handle,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        on_absorbed: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let place = log.place().map_or(Position::START, |place| Position(place.position.0, place.position.1));
+        let started_at = clock.now();
+        Self {
+            status: Status::new(&settings),
+            engine,
+            settings,
+            log,
+            clock,
+            metrics,
+            on_absorbed,
+            sent: watch::Sender::default(),
+            applied: watch::Sender::new(place),
+            epoch: Mutex::default(),
+            pending: Mutex::default(),
+            direct: Mutex::default(),
+            started_at,
+        }
+    }
+
+    pub(super) fn gateway(&self) -> GatewayId {
+        self.log.gateway()
+    }
+
+    /// How old the knowledge of the shared log is; zero while it is followed closely.
+    pub(super) fn lag(&self) -> Duration {
+        let age = self.status.age();
+        if self.status.is_connected() && age < FOLLOWED { Duration::ZERO } else { age }
+    }
+
+    /// While it is held, no own batch and none of others takes its place in the order of the log.
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An own entry that was appended to the shared log first is in this log now.
+    pub(super) fn came_back(&self, position: Position, sequence: u64) {
+        let mut direct = self.direct.lock().unwrap_or_else(PoisonError::into_inner);
+        direct.insert(position, sequence);
+        while direct.len() > DIRECT_KEPT {
+            direct.pop_first();
+        }
+    }
+
+    /// First the log of this gateway, then the shared one: the acknowledgement, and whether the shared log has it.
+    pub(super) async fn forward(
+        self: &Arc<Self>,
+        entries: Vec<Revocation>,
+    ) -> Result<(Ack, bool), AppendError> {
+        let prepared = self.log.prepare(entries, Vec::new(), false).await?;
+        let (ticket, promise) = {
+            let mut pending = self.pending();
+            let lifts = prepared.entries().iter().map(|entry| entry.lift);
+            let ticket = pending.begin(prepared.keys().iter().copied().zip(lifts));
+            match self.log.put(prepared) {
+                Ok(promise) => (ticket, promise),
+                Err(error) => {
+                    pending.settle(ticket, None);
+                    return Err(error);
+                }
+            }
+        };
+        // Whoever hangs up must not leave the ticket unsettled.
+        let hub = self.clone();
+        let kept = tokio::spawn(async move {
+            let ack = promise.kept().await;
+            hub.pending().settle(ticket, ack.as_ref().ok().map(|ack| ack.sequence));
+            ack
+        });
+        let ack = kept.await.map_err(|_| AppendError::Closed)??;
+        Ok((ack, self.is_sent(ack.sequence).await))
+    }
+
+    /// Waits until the shared log has everything up to this sequence; not for long, and not while the link is down.
+    pub(super) async fn is_sent(&self, sequence: u64) -> bool {
+        let mut sent = self.sent.subscribe();
+        let settled = sent.wait_for(|sent| sent.sent >= sequence || !sent.up);
+        match tokio::time::timeout(ACK_PATIENCE, settled).await {
+            Ok(Ok(sent)) => sent.sure >= sequence,
+            Ok(Err(_)) => false,
+            Err(_) => {
+                // Nobody else is made to wait before it has answered again.
+                self.sent.send_modify(|sent| sent.up = false);
+                false
+            }
+        }
+    }
+
+    /// First the shared log, from where it comes back like the entries of others: nothing is in force that the shared
+    /// log does not have.
+    pub(super) async fn direct(&self, entries: Vec<Revocation>) -> Result<Ack, AppendError> {
+        for (index, entry) in entries.iter().enumerate() {
+            entry.validate().map_err(|why| AppendError::Invalid { index, why })?;
+        }
+        let accepted = entries.len();
+        let met = *self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, replicas) = met.ok_or(AppendError::SharedLogUnavailable)?;
+        let wanted = self.settings.wait_replicas;
+        if replicas < wanted {
+            return Err(AppendError::SharedLogUnavailable);
+        }
+        let now = self.clock.now();
+        let until = self.status.engine_time(now).plus(DIRECT_PATIENCE / 2);
+        let entries = entries.into_iter().map(|revocation| BatchEntry { sequence: 0, revocation }).collect();
+        let batch = Batch { gateway: self.gateway(), sent_at: now, entries };
+        let done = async {
+            let appended = self.engine.append(epoch, Stamp::Direct { until }, batch).await;
+            let appended = appended.map_err(|error| {
+                tracing::warn!(%error, "a revocation was not accepted");
+                AppendError::SharedLogUnavailable
+            })?;
+            let mut applied = self.applied.subscribe();
+            let here = applied.wait_for(|applied| *applied >= appended.position).await;
+            here.map_err(|_| AppendError::Closed)?;
+            let sequence =
+                self.direct.lock().unwrap_or_else(PoisonError::into_inner).remove(&appended.position);
+            // A load of the whole state may have brought it instead.
+            let sequence = sequence.unwrap_or_else(|| self.log.sequence());
+            if appended.replicas < wanted {
+                return Err(AppendError::SharedLogUnavailable);
+            }
+            Ok(Ack { sequence, accepted })
+        };
+        tokio::time::timeout(DIRECT_PATIENCE, done).await.unwrap_or(Err(AppendError::SharedLogUnavailable))
+    }
+}

@@ -1,0 +1,237 @@
+//! The log as the rest of the gateway holds it: of this gateway alone, or of one of a fleet.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hub::Hub;
+use super::settings::{Settings, WhenUnreachable};
+use super::{Engine, EngineError, Member, Position, link};
+use crate::clock::Clock;
+use crate::revocation::{self, AppendError, Handle, Revocation};
+use crate::telemetry::Metrics;
+
+/// How long a request waits for a watermark.
+const WATERMARK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A batch is on disk, by the policy of `fsync`, and in force here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The sequence of its last entry.
+    pub sequence: u64,
+    /// How many entries it had.
+    pub accepted: usize,
+    /// The shared log has it, on as many replicas as are asked for. Always, where there is none.
+    pub propagated: bool,
+}
+
+/// How the link to the shared log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linked {
+    /// Everything up to here is in force.
+    pub position: Position,
+    /// The link is up.
+    pub connected: bool,
+    /// How old the knowledge of the shared log is; zero while it is followed closely.
+    pub lag: Duration,
+    /// Nothing was heard for longer than `max_staleness`.
+    pub stale: bool,
+    /// Own entries, and those of others behind them, that were not looked at for forwarding yet.
+    pub outbox: u64,
+}
+
+/// Why a watermark was not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReached {
+    /// It is none.
+    Malformed,
+    /// Not in time.
+    Late,
+}
+
+/// The log. It reads as the one of this gateway alone ([`Handle`]); what is appended here reaches the fleet. A clone is
+/// the same.
+#[derive(Clone)]
+pub struct Log {
+    local: Handle,
+    hub: Option<Arc<Hub>>,
+}
+
+/// What the link to the shared log needs.
+pub struct Linking {
+    /// Who holds the shared log.
+    pub engine: Arc<dyn Engine>,
+    /// `[revocation.cluster]`.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// For the delay of what others revoke.
+    pub metrics: Arc<Metrics>,
+    /// Called when something came in force that no projection is told of: streams must be looked at.
+    pub on_absorbed: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Deref for Log {
+    type Target = Handle;
+
+    /// For all that is not different in a fleet.
+    fn deref(&self) -> &Handle {
+        &self.local
+    }
+}
+
+impl Log {
+    /// Of a gateway that is alone.
+    pub fn alone(local: Handle) -> Self {
+        Self { local, hub: None }
+    }
+
+    /// Of a gateway of a fleet. The link is kept by tasks on `runtime`.
+    pub fn linked(local: Handle, linking: Linking, runtime: &tokio::runtime::Handle) -> Self {
+        let Linking { engine, settings, clock, metrics, on_absorbed } = linking;
+        // Until the shared log has said what it has.
+        local.keep_behind(0);
+        let hub = Arc::new(Hub::new(engine, settings, local.clone(), clock, metrics, on_absorbed));
+        runtime.spawn(link::keep(hub.clone()));
+        runtime.spawn(link::watch(hub.clone()));
+        Self { local, hub: Some(hub) }
+    }
+
+    /// Makes a batch durable, puts it in force and tells the fleet, as `when_unreachable` says.
+    ///
+    /// # Errors
+    /// As [`Handle::append`]; [`AppendError::SharedLogUnavailable`].
+    pub async fn append(&self, entries: Vec<Revocation>) -> Result<Ack, AppendError> {
+        let (ack, propagated) = match &self.hub {
+            Some(_) if entries.is_empty() => {
+                (revocation::Ack { sequence: self.local.sequence(), accepted: 0 }, true)
+            }
+            None => (self.local.append(entries).await?, true),
+            Some(hub) if hub.settings.when_unreachable == WhenUnreachable::Refuse => {
+                (hub.direct(entries).await?, true)
+            }
+            Some(hub) => hub.forward(entries).await?,
+        };
+        Ok(Ack { sequence: ack.sequence, accepted: ack.accepted, propagated })
+    }
+
+    /// Begins a batch of any size.
+    ///
+    /// # Errors
+    /// As [`Handle::bulk`]; when nothing is accepted without the shared log, and it is away.
+    pub fn bulk(&self) -> Result<Bulk, AppendError> {
+        if let Some(hub) = &self.hub
+            && hub.settings.when_unreachable == WhenUnreachable::Refuse
+            && !hub.status.is_connected()
+        {
+            return Err(AppendError::SharedLogUnavailable);
+        }
+        Ok(Bulk { bulk: self.local.bulk()?, hub: self.hub.clone() })
+    }
+
+    /// `None` where there is no fleet.
+    pub fn link(&self) -> Option<Linked> {
+        let hub = self.hub.as_ref()?;
+        Some(Linked {
+            position: *hub.applied.borrow(),
+            connected: hub.status.is_connected(),
+            lag: hub.lag(),
+            stale: hub.status.is_stale(),
+            outbox: hub.outbox(),
+        })
+    }
+
+    /// Protected routes are answered with 503: too little is known. One atomic load.
+    pub fn is_refusing(&self) -> bool {
+        self.hub.as_ref().is_some_and(|hub| hub.status.is_refusing())
+    }
+
+    /// Why requests should not come here, as far as the fleet is concerned.
+    pub fn not_ready(&self) -> Option<String> {
+        self.hub.as_ref()?.status.not_ready()
+    }
+
+    /// The watermark, to be shown to another gateway: the position in the shared log up to which everything, and what
+    /// was revoked here before now, is in force; the sequence where there is no fleet.
+    pub async fn watermark(&self) -> String {
+        let Some(hub) = &self.hub else { return self.local.sequence().to_string() };
+        let own = hub.sent.borrow().position;
+        let mut applied = hub.applied.subscribe();
+        let wait = applied.wait_for(|applied| *applied >= own);
+        let reached = tokio::time::timeout(WATERMARK_PATIENCE, wait).await;
+        let reached = reached.ok().and_then(Result::ok).map(|applied| *applied);
+        reached.unwrap_or_else(|| *hub.applied.borrow()).to_string()
+    }
+
+    /// Waits until a watermark is reached here.
+    ///
+    /// # Errors
+    /// When it is none, or is not reached in time.
+    pub async fn reach(&self, watermark: &str) -> Result<(), NotReached> {
+        let wanted = Position::parse(watermark).ok_or(NotReached::Malformed)?;
+        let Some(hub) = &self.hub else {
+            return self.reach_sequence(wanted).await;
+        };
+        let mut applied = hub.applied.subscribe();
+        let wait = applied.wait_for(|applied| *applied >= wanted);
+        match tokio::time::timeout(WATERMARK_PATIENCE, wait).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(NotReached::Late),
+        }
+    }
+
+    async fn reach_sequence(&self, wanted: Position) -> Result<(), NotReached> {
+        if wanted.1 > 0 {
+            return Err(NotReached::Malformed);
+        }
+        // Nobody but this gateway can have said it, so it is nearly always there.
+        let step = Duration::from_millis(10);
+        let mut left = WATERMARK_PATIENCE;
+        while self.local.sequence() < wanted.0 {
+            left = left.checked_sub(step).ok_or(NotReached::Late)?;
+            tokio::time::sleep(step).await;
+        }
+        Ok(())
+    }
+
+    /// All gateways of the fleet, as far as the engine has heard of them; `None` where there is no fleet.
+    ///
+    /// # Errors
+    /// When the engine is away.
+    pub async fn members(&self) -> Option<Result<Vec<Member>, EngineError>> {
+        Some(self.hub.as_ref()?.engine.members().await)
+    }
+}
+
+/// A batch under way; see [`revocation::Bulk`].
+pub struct Bulk {
+    bulk: revocation::Bulk,
+    hub: Option<Arc<Hub>>,
+}
+
+impl Bulk {
+    /// As [`revocation::Bulk::push`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push(&mut self, entries: Vec<Revocation>) -> Result<(), AppendError> {
+        self.bulk.push(entries)
+    }
+
+    /// As [`revocation::Bulk::commit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn commit(self) -> Result<Ack, AppendError> {
+        let ack = self.bulk.commit().await?;
+        let propagated = match &self.hub {
+            None => true,
+            Some(hub) => hub.is_sent(ack.sequence).await,
+        };
+        if !propagated && self.hub.is_some_and(|hub| hub.settings.when_unreachable == WhenUnreachable::Refuse)
+        {
+            return Err(AppendError::SharedLogUnavailable);
+        }
+        Ok(Ack { sequence: ack.sequence, accepted: ack.accepted, propagated })
+    }
+}
