@@ -89,8 +89,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let store = open_store(&settings)?;
     let live = Live::new(&metrics);
     let projections = vec![live.projection()];
-    let (log, blocklist, _) = open_log(&settings, &control, &*store, &clock, &metrics, projections)?;
-    let log = join_fleet(&settings, log, &live, &control, &clock, &metrics)?;
+    let (log, blocklist, report) = open_log(&settings, &control, &*store, &clock, &metrics, projections)?;
+    let must_join = report.sequence == 0 && store.is_shared();
+    let log = join_fleet(&settings, (log, must_join), &live, &control, &clock, &metrics)?;
     control.spawn({
         let (live, clock) = (live.clone(), clock.clone());
         async move { live.keep_expiring(clock).await }

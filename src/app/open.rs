@@ -26,7 +26,7 @@ use crate::telemetry::Metrics;
 /// When the files of the engine's TLS cannot be used.
 pub(super) fn join_fleet(
     settings: &Settings,
-    log: revocation::Handle,
+    (log, must_join): (revocation::Handle, bool),
     live: &Live,
     control: &Runtime,
     clock: &Arc<dyn Clock>,
@@ -41,6 +41,7 @@ pub(super) fn join_fleet(
         clock: clock.clone(),
         metrics: metrics.clone(),
         on_absorbed: Box::new(move || live.recheck(&blocklist)),
+        must_join,
     };
     Ok(fleet::Log::linked(log, linking, control.handle()))
 }
@@ -82,7 +83,10 @@ pub(crate) fn open_log(
     let dir = &settings.revocation.state_dir;
     let disk = Arc::new(RealDisk::at(dir).with_context(|| format!("cannot use {}", dir.display()))?);
     let gateways = control.block_on(store.gateways()).context("cannot read the store")?;
-    let (seen, known) = met(store.is_shared(), &gateways, revocation::gateway_of(&*disk));
+    let own = revocation::gateway_of(&*disk);
+    let (seen, known) = met(store.is_shared(), &gateways, own);
+    // A new gateway of a fleet learns what was revoked from the others, and serves nobody before.
+    let known = known && !(own.is_none() && store.is_shared() && settings.fleet.is_some());
     let fsyncs = metrics.clone();
     let (log, blocklist, report) = revocation::open(Opening {
         settings: &settings.revocation,

@@ -2,8 +2,7 @@
 //! "... is not available yet", so that none is ever silently ignored. To make a feature available, delete its line.
 
 /// The feature, as its reader calls it, and what to do for now.
-const PENDING: &[(&str, Option<&str>)] =
-    &[("cluster_postgres", Some("write \"redis://HOST:PORT\""))];
+const PENDING: &[(&str, Option<&str>)] = &[("cluster_postgres", Some("write \"redis://HOST:PORT\""))];
 
 /// `None`: the feature works. Else what to do for now, if there is anything.
 pub(super) fn hint(feature: &str) -> Option<Option<&'static str>> {

@@ -19,7 +19,7 @@ pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a revocation may be on its way to the shared log and back, where nothing is to be accepted without it.
 const DIRECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Who has heard from the engine since then follows closely: it says twice a second that there is nothing new.
-const FOLLOWED: Duration = Duration::from_millis(1500);
+const FOLLOWED: Duration = Duration::from_secs(1);
 /// Positions of own entries remembered for those who wait for them.
 const DIRECT_KEPT: usize = 4096;
 
@@ -62,11 +62,12 @@ impl Hub {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         on_absorbed: Box<dyn Fn() + Send + Sync>,
+        must_join: bool,
     ) -> Self {
         let place = log.place().map_or(Position::START, |place| Position(place.position.0, place.position.1));
         let started_at = clock.now();
         Self {
-            status: Status::new(&settings),
+            status: Status::new(&settings, must_join),
             engine,
             settings,
             log,

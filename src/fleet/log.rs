@@ -69,6 +69,8 @@ pub struct Linking {
     pub metrics: Arc<Metrics>,
     /// Called when something came in force that no projection is told of: streams must be looked at.
     pub on_absorbed: Box<dyn Fn() + Send + Sync>,
+    /// This gateway has no log of its own, and others are known: it serves nobody before it knows what they know.
+    pub must_join: bool,
 }
 
 impl Deref for Log {
@@ -88,10 +90,11 @@ impl Log {
 
     /// Of a gateway of a fleet. The link is kept by tasks on `runtime`.
     pub fn linked(local: Handle, linking: Linking, runtime: &tokio::runtime::Handle) -> Self {
-        let Linking { engine, settings, clock, metrics, on_absorbed } = linking;
+        let Linking { engine, settings, clock, metrics, on_absorbed, must_join } = linking;
         // Until the shared log has said what it has.
         local.keep_behind(0);
-        let hub = Arc::new(Hub::new(engine, settings, local.clone(), clock, metrics, on_absorbed));
+        let hub = Hub::new(engine, settings, local.clone(), clock, metrics, on_absorbed, must_join);
+        let hub = Arc::new(hub);
         runtime.spawn(link::keep(hub.clone()));
         runtime.spawn(link::watch(hub.clone()));
         Self { local, hub: Some(hub) }

@@ -29,6 +29,8 @@ mod postgres;
 mod redis;
 pub mod settings;
 mod status;
+#[cfg(test)]
+mod suite;
 mod whole;
 mod wire;
 

@@ -2,7 +2,7 @@
 
 use super::hub::{Hub, Sent};
 use super::{Batch, BatchEntry, EngineError, Epoch, Stamp};
-use crate::revocation::{FollowError, Origin, Record};
+use crate::revocation::{FollowError, LOST_REASON, Origin, Record, Revocation};
 
 /// Entries of one batch, and their bytes.
 const ENTRIES_MAX: usize = 500;
@@ -37,6 +37,9 @@ pub(super) async fn run(
                 && let Some(Record { sequence, origin, revocation }) = rest.next()
             {
                 last = sequence;
+                if is_of_a_loss(&revocation) {
+                    continue;
+                }
                 if origin == Origin::Local && !(revocation.lift && hub.pending().is_void(sequence)) {
                     bytes += revocation.value_bytes() + 128;
                     entries.push(BatchEntry { sequence, revocation });
@@ -50,6 +53,11 @@ pub(super) async fn run(
             send(hub, epoch, &mut booked, last, entries).await?;
         }
     }
+}
+
+/// A gateway that lost its log refuses what was issued before; the others have not lost theirs.
+fn is_of_a_loss(revocation: &Revocation) -> bool {
+    &*revocation.actor == "gateway" && &*revocation.reason == LOST_REASON
 }
 
 async fn send(

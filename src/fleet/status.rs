@@ -11,6 +11,8 @@ use crate::clock::UnixTime;
 pub(super) struct Status {
     max_staleness: Duration,
     when_stale: WhenStale,
+    /// There is no own copy to go on with: what others have revoked is not known before it has caught up.
+    must_join: bool,
     started: Instant,
     connected: AtomicBool,
     /// Everything there was at some time since the start is in force here.
@@ -24,16 +26,17 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, must_join: bool) -> Self {
         Self {
             max_staleness: settings.max_staleness,
             when_stale: settings.when_stale,
+            must_join,
             started: Instant::now(),
             connected: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
             heard: Mutex::default(),
             offset: AtomicI64::new(0),
-            refusing: AtomicBool::new(settings.when_stale == WhenStale::Refuse),
+            refusing: AtomicBool::new(must_join || settings.when_stale == WhenStale::Refuse),
         }
     }
 
@@ -86,13 +89,17 @@ impl Status {
 
     /// Keeps [`Status::is_refusing`] up to date; called some times a second.
     pub(super) fn look(&self) {
-        let refusing = self.when_stale == WhenStale::Refuse && (self.is_stale() || !self.is_caught_up());
+        let refuses = self.when_stale == WhenStale::Refuse;
+        let refusing = refuses && self.is_stale() || (refuses || self.must_join) && !self.is_caught_up();
         self.refusing.store(refusing, Ordering::Relaxed);
     }
 
     /// Why requests should not come here.
     pub(super) fn not_ready(&self) -> Option<String> {
         let age = self.age();
+        if self.must_join && !self.is_caught_up() {
+            return Some("not caught up with the shared log yet, and there is no own copy".to_owned());
+        }
         match (self.when_stale, self.is_caught_up(), age > self.max_staleness) {
             (WhenStale::Serve, true, _) | (WhenStale::Serve, false, true) | (_, true, false) => None,
             (WhenStale::Refuse, _, true) => {
@@ -109,15 +116,20 @@ mod tests {
     use super::*;
 
     fn status(when_stale: WhenStale, max_staleness: Duration) -> Status {
+        of(when_stale, max_staleness, false)
+    }
+
+    fn of(when_stale: WhenStale, max_staleness: Duration, must_join: bool) -> Status {
         let (redis, _) = Redis::parse("redis://r").unwrap();
-        Status::new(&Settings {
+        let settings = Settings {
             engine: Engine::Redis(Box::new(redis)),
             namespace: "n".into(),
             wait_replicas: 0,
             when_unreachable: WhenUnreachable::Accept,
             max_staleness,
             when_stale,
-        })
+        };
+        Status::new(&settings, must_join)
     }
 
     #[test]
@@ -130,5 +142,9 @@ mod tests {
         let heard = status(WhenStale::Refuse, long);
         heard.heard_all();
         assert!(heard.not_ready().is_none() && !heard.is_refusing());
+        let new = of(WhenStale::Serve, Duration::ZERO, true);
+        assert!(new.not_ready().is_some() && new.is_refusing(), "it knows nothing");
+        new.heard_all();
+        assert!(new.not_ready().is_none() && !new.is_refusing());
     }
 }

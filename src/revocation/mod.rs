@@ -60,7 +60,7 @@ pub use error::{AppendError, Damage, OpenError, SnapshotError};
 pub use follow::{FollowError, Follower};
 pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
 pub use keys::{Admitted, ClaimKeys, KnownToken, TokenKeys};
-pub use open::{IssuerTerm, Opening, Report, open};
+pub use open::{IssuerTerm, LOST_REASON, Opening, Report, open};
 pub use record::{GatewayId, Origin, Place, Record};
 pub use recovery::gateway_of;
 pub use sharing::{Prepared, Promise, Standing};

@@ -24,6 +24,8 @@ use crate::clock::{Clock, UnixTime};
 /// After a loss the log goes on so far behind what was seen of it: what was acknowledged but not seen by the store
 /// must not share its sequences with anything new.
 const SEQUENCES_SKIPPED: u64 = 1 << 20;
+/// What a cutoff that was made because the log was lost has for a reason.
+pub const LOST_REASON: &str = "the revocation log was lost";
 const SEGMENT_BYTES_LEAST: u64 = 1 << 20;
 const SEGMENT_BYTES_MOST: u64 = 64 << 20;
 
@@ -325,7 +327,7 @@ fn cut_everything(
             lift: false,
             issued_before: cutoff_now(&Kind::Issuer, false, now),
             expires_at: now.plus(issuer.lifetime_max),
-            reason: "the revocation log was lost".into(),
+            reason: LOST_REASON.into(),
             actor: "gateway".into(),
             address: "".into(),
             at: now,

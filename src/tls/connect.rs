@@ -61,7 +61,7 @@ struct MadeOf {
 }
 
 impl Connect {
-    /// Reads all files; the system's authorities where no other is named. `alpn` is offered, and certificates must be
+    /// Reads all files; the system's authorities where no other is named. `alpn` is offered unless it is empty, and certificates must be
     /// for the `server_name` of the settings, or else for [`Connect::to`]'s host. Blocks.
     ///
     /// # Errors
@@ -147,7 +147,8 @@ fn configure(made_of: &MadeOf) -> Result<Arc<ClientConfig>, ClientSetupError> {
             config.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)))
         }
     };
-    config.alpn_protocols = vec![made_of.alpn.to_vec()];
+    let offered = Some(made_of.alpn.to_vec()).filter(|alpn| !alpn.is_empty());
+    config.alpn_protocols = offered.into_iter().collect();
     Ok(Arc::new(config))
 }
 

@@ -71,7 +71,7 @@ fn an_empty_file_has_the_defaults_of_the_contract() {
 #[test]
 fn auth_has_the_defaults_of_the_contract() {
     let auth = valid("").auth.unwrap();
-    assert_eq!(auth.prefixes, ["/auth".into()]);
+    assert_eq!(auth.prefixes, ["/auth"].map(Box::<str>::from));
     assert!(auth.hosts.is_empty() && auth.signup && auth.rotate_refresh);
     assert_eq!(
         (&*auth.own.issuer, auth.own.algorithm, auth.own.strict),
@@ -231,8 +231,8 @@ fn policy_is_read_in_every_spelling() {
          identity_headers = { subject = \"X-User\", scope = \"\" }\nforward_authorization = false",
     );
     assert_eq!((route.auth, route.shadow), (Requirement::Fresh, true));
-    assert_eq!(route.issuers, ["self".into()]);
-    assert_eq!(route.scopes, ["read".into(), "write".into()]);
+    assert_eq!(route.issuers, ["self"].map(std::sync::Arc::<str>::from));
+    assert_eq!(route.scopes, ["read", "write"].map(Box::<str>::from));
     let claims: Vec<_> =
         route.require_claims.iter().map(|(name, values)| (&**name, values.join("|"))).collect();
     assert_eq!(
@@ -275,8 +275,8 @@ fn auth_is_read_whole() {
     )
     .auth
     .unwrap();
-    assert_eq!(auth.prefixes, ["/auth".into(), "/api/v1/auth".into()]);
-    assert_eq!(auth.hosts, ["a.example.com".into()]);
+    assert_eq!(auth.prefixes, ["/auth", "/api/v1/auth"].map(Box::<str>::from));
+    assert_eq!(auth.hosts, ["a.example.com"].map(Box::<str>::from));
     assert_eq!((auth.own.audience, auth.own.algorithm), (vec!["api".into()], Algorithm::EdDSA));
     assert!(auth.own.strict && !auth.signup);
     assert_eq!((auth.max_sessions_per_user, auth.on_reuse), (Some(3), OnReuse::Log));
@@ -330,12 +330,12 @@ fn issuers_load_their_keys() {
     assert_eq!((&*set.name, set.audience.len()), ("set", 2));
     assert_eq!((&set.require, &set.typ), (&vec!["jti".into()], &vec!["at+jwt".into()]));
     assert_eq!((&set.claims.subject, &set.claims.client), (&vec!["uid".into()], &vec!["app".into()]));
-    assert_eq!(set.claims.session, ["sid".into()]);
+    assert_eq!(set.claims.session, ["sid"].map(Box::<str>::from));
     let [billing, default, web] = settings.clients.as_slice() else { panic!("three clients") };
     assert!(billing.introspect && billing.revoke && !billing.token);
     assert!(default.introspect && !default.revoke);
     assert!(web.token && !web.introspect && matches!(web.credential, Credential::Key(_)));
-    assert_eq!(web.scopes, ["read".into()]);
+    assert_eq!(web.scopes, ["read"].map(Box::<str>::from));
     assert_eq!(format!("{settings:?}").matches("0123456789abcdef").count(), 0);
 }
 

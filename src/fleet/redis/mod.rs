@@ -14,6 +14,8 @@
 //! ```
 
 mod link;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
