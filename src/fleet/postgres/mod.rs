@@ -51,7 +51,7 @@ const FAR_DAYS: u64 = 30;
 const MEMBER_DAYS: i32 = 1;
 
 /// See the module.
-pub struct Postgres {
+pub(super) struct Postgres {
     settings: settings::Postgres,
     link: Arc<Link>,
     names: Arc<Names>,
@@ -64,7 +64,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When the certificates of the settings cannot be used.
-    pub fn new(
+    pub(super) fn new(
         settings: &settings::Postgres,
         namespace: &str,
         wait_replicas: u32,
