@@ -480,6 +480,13 @@ impl HttpBody for Timed {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             this.deadline = None;
+            // The library takes a reset by CANCEL or NO_ERROR for the end of a body; the upstream would take what came
+            // before for all of it.
+            if frame.is_none() && !this.body.is_end_stream() {
+                let gone =
+                    io::Error::new(io::ErrorKind::UnexpectedEof, "the request was reset before its end");
+                return Poll::Ready(Some(Err(gone.into())));
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let Some(limit) = this.limit else { return Poll::Pending };
