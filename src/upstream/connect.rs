@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -29,6 +30,8 @@ pub(super) struct Connector {
     tls: Option<Connect>,
     http2: bool,
     limit: Duration,
+    /// Connections so far by name: each begins at the next address.
+    turn: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -61,7 +64,7 @@ impl Connector {
             (None, Ok(ip)) => At::Address(SocketAddr::new(ip, port)),
             (None, Err(_)) => At::Name { host: bare.into(), port },
         };
-        Self { at, tls: target.tls.clone(), http2: target.http2, limit }
+        Self { at, tls: target.tls.clone(), http2: target.http2, limit, turn: AtomicUsize::new(0) }
     }
 
     /// The same target by HTTP/1.1, where ALPN can agree on it; by prior knowledge nobody knows both.
@@ -92,7 +95,7 @@ impl Connector {
             At::Address(address) => TcpStream::connect(*address).await?,
             At::Name { host, port } => {
                 let found = tokio::net::lookup_host((&**host, *port)).await?;
-                first_of(interleave(found)).await?
+                first_of(in_turn(found, self.turn.fetch_add(1, Ordering::Relaxed))).await?
             }
         };
         stream.set_nodelay(true)?;
@@ -107,8 +110,10 @@ impl Connector {
     }
 }
 
-/// Families in turn, beginning with the resolver's first choice (RFC 8305 §4).
-fn interleave(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+/// Families in turn, beginning with the resolver's first choice (RFC 8305 §4). Within each, every connection begins at
+/// the address after the one before: many resolvers always answer in the same order, and the first of the addresses
+/// behind a name would get all there is to do.
+fn in_turn(found: impl Iterator<Item = SocketAddr>, turn: usize) -> Vec<SocketAddr> {
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for address in found {
         match first.first() {
@@ -116,6 +121,10 @@ fn interleave(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
             Some(SocketAddr::V6(_)) if address.is_ipv4() => second.push(address),
             _ => first.push(address),
         }
+    }
+    for family in [&mut first, &mut second] {
+        let by = turn % family.len().max(1);
+        family.rotate_left(by);
     }
     let mut order = Vec::with_capacity(first.len() + second.len());
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
@@ -179,7 +188,11 @@ mod tests {
         let all = ["[::1]:1", "[::2]:1", "127.0.0.1:1", "[::3]:1"].map(|text| text.parse().unwrap());
         let expected: Vec<SocketAddr> =
             ["[::1]:1", "127.0.0.1:1", "[::2]:1", "[::3]:1"].map(|text| text.parse().unwrap()).to_vec();
-        assert_eq!(interleave(all.into_iter()), expected);
+        assert_eq!(in_turn(all.into_iter(), 0), expected);
+        let first: Vec<SocketAddr> = (0..4).map(|turn| in_turn(all.into_iter(), turn)[0]).collect();
+        assert_eq!(first, ["[::1]:1", "[::2]:1", "[::3]:1", "[::1]:1"].map(|text| text.parse().unwrap()));
+        assert_eq!(in_turn(all.into_iter(), 5).len(), 4, "all of them, in whatever turn");
+        assert!(in_turn(std::iter::empty(), 3).is_empty());
     }
 
     #[tokio::test]
