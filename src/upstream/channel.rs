@@ -5,7 +5,7 @@
 
 use std::error::Error as _;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{ConnectError, Connector};
 use super::error::Fault;
+use super::frames::Bounded;
 use super::io::Counted;
 use super::pool;
 use super::upload::Outgoing;
@@ -64,6 +65,8 @@ struct Channel {
     streams_max: Arc<AtomicUsize>,
     /// Whether it takes WebSockets (SETTINGS_ENABLE_CONNECT_PROTOCOL, RFC 8441 §3), once it has said anything.
     websockets: watch::Receiver<Option<bool>>,
+    /// It was ended for its informational answers.
+    flooded: Arc<AtomicBool>,
     used_at: AtomicU32,
     driver: JoinHandle<()>,
 }
@@ -159,6 +162,8 @@ impl Channel {
     async fn open(connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Arc<Self>, ConnectError> {
         let socket = connector.connect().await?;
         let open = Counted::new(open);
+        let flooded = Arc::<AtomicBool>::default();
+        let io = Bounded::new(socket, Arc::clone(&flooded));
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -167,7 +172,7 @@ impl Channel {
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
             .initial_max_send_streams(STREAMS_UNSAID)
-            .handshake(TokioIo::new(socket))
+            .handshake(TokioIo::new(io))
             .await;
         let (sender, mut connection) =
             handshake.map_err(|error| ConnectError::Failed(std::io::Error::other(error)))?;
@@ -200,7 +205,7 @@ impl Channel {
             .await;
         });
         let (streams, used_at) = (AtomicUsize::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Self { sender, streams, streams_max, websockets, used_at, driver }))
+        Ok(Arc::new(Self { sender, streams, streams_max, websockets, flooded, used_at, driver }))
     }
 
     fn place(self: &Arc<Self>, reused: bool) -> Option<Place> {
@@ -254,6 +259,9 @@ impl Place {
         let error = error.into_error();
         if let Some(cause) = upload.and_then(|upload| upload.take_error()) {
             return Err(Lost::Body(cause));
+        }
+        if self.channel.flooded.load(Ordering::Acquire) {
+            return Err(Lost::Fault(Fault::Informational));
         }
         Err(match (why(&error), again) {
             (Why::Untouched, Some(again)) => Lost::Unsent(again, error),

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::socket::Socket;
 
 /// Informational responses (RFC 9110 §15.2) before one answer; an upstream that sends more is broken.
-const INFORMATIONAL_MAX: u32 = 100;
+pub(super) const INFORMATIONAL_MAX: u32 = 100;
 /// All informational responses before one answer, in bytes: as much as a final head may have.
 const INFORMATIONAL_BYTES_MAX: usize = 64 * 1024;
 /// A head kept for replay; longer ones are not replayed. Stays allocated with the connection.

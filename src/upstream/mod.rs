@@ -13,6 +13,7 @@ mod balance;
 mod channel;
 mod connect;
 mod error;
+mod frames;
 mod health;
 mod io;
 mod pool;

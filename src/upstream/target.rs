@@ -182,6 +182,8 @@ impl Target {
     ) -> Result<Exchange, Failed> {
         let upload = request.body().upload().cloned();
         let mut idle = channels.take();
+        // A target may refuse every stream, and the channel is as good as before: each turn but the first is a retry.
+        let mut spare = true;
         loop {
             let (place, connect) = match idle.take() {
                 Some(place) => (place, None),
@@ -205,7 +207,11 @@ impl Target {
             };
             drop(place);
             match lost {
-                Lost::Unsent(again, _) if reused => request = *again,
+                Lost::Unsent(again, _) if reused && std::mem::take(&mut spare) => request = *again,
+                Lost::Unsent(again, _) if reused && *retries > 0 => {
+                    *retries -= 1;
+                    request = *again;
+                }
                 Lost::Silent(Some(again), _) if reused && *retries > 0 => {
                     *retries -= 1;
                     request = *again;
