@@ -40,6 +40,7 @@ mod shared_store;
 mod sockets;
 #[allow(dead_code, reason = "the fault tests use the rest of it")]
 mod support;
+mod targets;
 mod tls;
 mod tunnels;
 mod upstream_tls;

@@ -691,3 +691,25 @@ fn resets_name_what_was_wrong() {
     );
     assert_eq!(ended(frame(DATA, 0, 0, "x")), Ended::Goaway(PROTOCOL_ERROR));
 }
+
+/// hyper takes a reset by CANCEL or NO_ERROR for the end of a body: half an upload was all of it to the upstream.
+#[test]
+fn an_upload_that_is_reset_never_becomes_a_whole_request() {
+    let bench = Bench::start();
+    for turn in 0..40_usize {
+        let mut client = Frames::open(bench.gateway.address());
+        let before = bench.recorder.reads();
+        client.send(post(&[], &[frame(DATA, 0, 1, "half")]));
+        if turn % 2 == 0 {
+            wait_for("the upstream to have some", || (bench.recorder.reads() > before).then_some(()));
+        }
+        let code = if turn % 4 < 2 { 0 } else { 8 };
+        client.send(frame(RST_STREAM, 0, 1, [0, 0, 0, code]));
+        // The connection goes on.
+        client.send(get(3, "/next"));
+        assert_eq!(client.end_of(3), Ended::Answered("ok".to_owned()));
+    }
+    wait_for("the upstream to see the ends", || (bench.recorder.cut() >= 20).then_some(()));
+    bench.recorder.settle(40);
+    assert!(bench.recorder.requests(0, 40).iter().all(|request| request.line.starts_with("GET ")));
+}

@@ -5,4 +5,5 @@ mod frames;
 mod http2;
 mod requests;
 mod responses;
+mod upstreams;
 mod wire;

@@ -154,6 +154,7 @@ struct Log {
     whole: Vec<(Vec<u8>, Message)>,
     /// Requests that ended before their end.
     cut: Vec<Vec<u8>>,
+    reads: usize,
     /// What no strict reader takes.
     wrong: Vec<String>,
 }
@@ -190,7 +191,10 @@ impl Recorder {
                 }
                 let mut block = [0; 16 * 1024];
                 match stream.read(&mut block) {
-                    Ok(count) if count > 0 => buffer.extend_from_slice(&block[..count]),
+                    Ok(count) if count > 0 => {
+                        buffer.extend_from_slice(&block[..count]);
+                        written.lock().unwrap().reads += 1;
+                    }
                     _ => {
                         if !buffer.is_empty() {
                             written.lock().unwrap().cut.push(buffer);
@@ -210,6 +214,16 @@ impl Recorder {
     /// Whole requests so far.
     pub(crate) fn count(&self) -> usize {
         self.log.lock().unwrap().whole.len()
+    }
+
+    /// How often something came so far.
+    pub(crate) fn reads(&self) -> usize {
+        self.log.lock().unwrap().reads
+    }
+
+    /// Requests that ended before their end.
+    pub(crate) fn cut(&self) -> usize {
+        self.log.lock().unwrap().cut.len()
     }
 
     /// Those from `from` on, as soon as there are so many.
