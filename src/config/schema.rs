@@ -346,8 +346,9 @@ mod tests {
     fn at<'s>(schema: &'s Value, path: &str) -> &'s Value {
         path.split('/').fold(schema, |schema, key| {
             let all = schema["anyOf"].as_array().map_or(std::slice::from_ref(schema), Vec::as_slice);
-            let inner =
-                |form: &'s Value| if key == "[]" { form.get("items") } else { form["properties"].get(key) };
+            let inner = |form: &'s Value| {
+                if key == "[]" { form.pointer("/items") } else { form["properties"].get(key) }
+            };
             all.iter().find_map(inner).unwrap_or_else(|| panic!("{key} of {path} in {schema}"))
         })
     }
@@ -371,7 +372,7 @@ mod tests {
             ("routes/[]/cors/max_age", json!("10m")),
             ("routes/[]/request_headers/remove", json!(null)),
         ] {
-            assert_eq!(at(&schema, path).get("default").unwrap_or(&Value::Null), &default, "{path}");
+            assert_eq!(at(&schema, path).pointer("/default").unwrap_or(&Value::Null), &default, "{path}");
         }
         assert_eq!(at(&schema, "routes/[]")["required"], json!(["name", "upstream"]));
         assert_eq!(schema["additionalProperties"], false);
