@@ -384,7 +384,7 @@ mod tests {
         let schema = schema();
         let mut silent = Vec::new();
         for (table, keys) in schema["properties"].as_object().unwrap() {
-            let (of, path) = match keys.get("items") {
+            let (of, path) = match keys.pointer("/items") {
                 Some(items) => (items, format!("/{table}/[]")),
                 None => (keys, format!("/{table}")),
             };
