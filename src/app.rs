@@ -7,13 +7,16 @@ mod open;
 mod ports;
 mod reload;
 mod shown;
+mod upgrade;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -33,6 +36,7 @@ use build::Base;
 use listeners::Listeners;
 use open::join_fleet;
 use reload::Trigger;
+use upgrade::{Predecessor, Successor};
 
 pub(crate) use open::{
     Shared, load_issuers, make_private, open_log, open_shared_keys, open_store, revocation_scope,
@@ -45,13 +49,28 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How long the admin listener's own connections may take to end.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// How long what is at work on the log and the store may take to end before a new process gets them.
+const SETTLING: Duration = Duration::from_secs(2);
+/// Between two looks at it, and for what has been sent and not read yet.
+const SETTLE_LOOK: Duration = Duration::from_millis(5);
+
+/// Serves until SIGTERM or SIGINT, then drains. A process that was started by another of its kind takes its place.
 ///
 /// # Errors
 /// What keeps the gateway from starting, in words for the operator.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
     crate::telemetry::start_events();
-    let running = start(settings)?;
+    let running = match Predecessor::meet()? {
+        None => start(settings)?,
+        Some((mut predecessor, inherited)) => {
+            predecessor.release()?;
+            let running = start_with(settings, inherited)?;
+            let _runtime = running.control.enter();
+            predecessor.serving(&running.base.log, running.opened_at)?;
+            running
+        }
+    };
+    tell_supervisor(&[NotifyState::Ready]);
     running.wait()
 }
 
@@ -70,6 +89,11 @@ pub struct Running {
     watch: Watch,
     asked: mpsc::Receiver<reload::Asked>,
     signals: Signals,
+    live: Live,
+    /// Where the log stood when it was opened.
+    opened_at: u64,
+    /// What this process was started from; what stands there by now is the next version.
+    program: std::io::Result<PathBuf>,
     /// What was last said of a configuration that was refused.
     refused_before: String,
 }
@@ -79,6 +103,11 @@ pub struct Running {
 /// # Errors
 /// What keeps the gateway from starting, in words for the operator.
 pub fn start(settings: Settings) -> anyhow::Result<Running> {
+    start_with(settings, Inherited::take())
+}
+
+/// The same, with sockets that are open.
+fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new());
     let control = runtime("control", CONTROL_THREADS)?;
@@ -90,6 +119,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let live = Live::new(&metrics);
     let projections = vec![live.projection()];
     let (log, blocklist, report) = open_log(&settings, &control, &*store, &clock, &metrics, projections)?;
+    let opened_at = log.sequence();
     let must_join = report.sequence == 0 && store.is_shared();
     let log = join_fleet(&settings, (log, must_join), &live, &control, &clock, &metrics)?;
     control.spawn({
@@ -137,7 +167,10 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         gateway: gateway.clone(),
         metrics: base.metrics.clone(),
         not_ready: not_ready(&base.log, &clients),
-        live_connections: Box::new(move || live.open()),
+        live_connections: {
+            let live = live.clone();
+            Box::new(move || live.open())
+        },
         config: {
             let (settings, gateway) = (settings.clone(), gateway.clone());
             Box::new(move || {
@@ -154,7 +187,6 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     let now = settings.load_full();
     let (control_handle, data_handle) = (control.handle().clone(), data.handle().clone());
     let mut listeners = Listeners::new(gateway.clone(), admin, clients, control_handle, data_handle, &now);
-    let mut inherited = Inherited::take();
     let plan = listeners.plan(&now, &mut inherited)?;
     for listener in inherited.left() {
         tracing::warn!(%listener, "a socket was handed over that no listen names; it is closed");
@@ -176,6 +208,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         watch,
         asked,
         signals,
+        live,
+        opened_at,
+        program: std::env::current_exe(),
         refused_before,
     })
 }
@@ -191,16 +226,38 @@ impl Running {
         self.listeners.admin_address().unwrap_or_else(|| self.settings.load().admin.listen)
     }
 
-    /// Serves until SIGTERM or SIGINT, then stops. A second signal does not wait any longer.
+    /// Serves until SIGTERM or SIGINT, then stops; a second signal does not wait any longer. On SIGUSR2 a new process
+    /// takes over, and this one ends when all that it serves has.
     ///
     /// # Errors
-    /// None at present.
+    /// The log was let go of for a new process that failed, and cannot be opened again.
     pub fn wait(mut self) -> anyhow::Result<()> {
         let control = self.control.handle().clone();
-        let name = control.block_on(self.reload_until_end());
-        let timeout_s = self.settings.load().server.drain_timeout.as_secs();
-        tracing::info!(signal = name, timeout_s, "draining");
-        self.end(true)
+        loop {
+            let name = control.block_on(self.reload_until_end());
+            if name != UPGRADE {
+                let timeout_s = self.settings.load().server.drain_timeout.as_secs();
+                tracing::info!(signal = name, timeout_s, "draining");
+                tell_supervisor(&[NotifyState::Stopping]);
+                return self.end(true);
+            }
+            match self.hand_over() {
+                Ok(()) => return self.end(true),
+                Err(HandOverError::Unprepared(error)) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "no new process takes over; this one goes on"
+                    );
+                }
+                Err(HandOverError::LetGo(error)) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the new process failed; this one begins anew"
+                    );
+                    return self.begin_anew()?.wait();
+                }
+            }
+        }
     }
 
     /// Reloads whenever it is asked to; the name of the signal that ends that.
@@ -210,6 +267,7 @@ impl Running {
                 biased;
                 _ = self.signals.terminate.recv() => return "SIGTERM",
                 _ = self.signals.interrupt.recv() => return "SIGINT",
+                _ = self.signals.upgrade.recv() => return UPGRADE,
                 _ = self.signals.hangup.recv() => drop(self.reload(Trigger::Signal).await),
                 Some(answer) = self.asked.recv() => {
                     let reloaded = self.reload(Trigger::Admin).await;
@@ -219,6 +277,47 @@ impl Running {
                 () = self.watch.changed() => drop(self.reload(Trigger::Files).await),
             }
         }
+    }
+
+    /// Has a new process take over: the sockets, then the log.
+    fn hand_over(&mut self) -> Result<(), HandOverError> {
+        let program = self.program.as_ref().map_err(|error| anyhow::anyhow!("unknown program: {error}"));
+        let handles = self.listeners.handles().context("no descriptor is left");
+        let prepared = program.and_then(|program| Successor::prepare(program, &handles?));
+        let mut successor = prepared.map_err(HandOverError::Unprepared)?;
+        let control = self.control.handle().clone();
+        control.block_on(async {
+            self.listeners.leave_the_door().await;
+            self.settle().await;
+            self.base.log.close().await;
+        });
+        successor.take_over().map_err(HandOverError::LetGo)?;
+        tracing::info!(process = successor.id(), "a new process has taken over; draining");
+        tell_supervisor(&[NotifyState::MainPid(successor.id()), NotifyState::Ready]);
+        successor.obey((*self.base.log).clone(), &self.live);
+        Ok(())
+    }
+
+    /// Waits until nothing is at work on the log and the store, within bounds. What clients have sent when the door was
+    /// left is read by then, for idle connections are closed no sooner.
+    async fn settle(&self) {
+        let latest = tokio::time::Instant::now() + SETTLING;
+        let mut quiet = 0;
+        while quiet < 30 && tokio::time::Instant::now() < latest {
+            tokio::time::sleep(SETTLE_LOOK).await;
+            let idle = self.gateway.endpoints_are_idle() && self.listeners.admins.open() == 0;
+            quiet = if idle { quiet + 1 } else { 0 };
+        }
+    }
+
+    /// Opens everything again in this process, which has let go of the log; what is served meanwhile is served to its end.
+    fn begin_anew(mut self) -> anyhow::Result<Self> {
+        let handles = self.listeners.handles().context("no descriptor is left")?;
+        let settings = (*self.settings.load_full()).clone();
+        self.listeners.let_go();
+        let next = start_with(settings, Inherited::of(handles))?;
+        std::thread::Builder::new().name("draining".to_owned()).spawn(move || self.end(false))?;
+        Ok(next)
     }
 
     /// Stops accepting, lets what runs finish within `drain_timeout`, cuts the rest.
@@ -267,6 +366,25 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
+    upgrade: tokio::signal::unix::Signal,
+}
+
+/// The signal on which a new process takes over.
+const UPGRADE: &str = "SIGUSR2";
+
+/// Why no new process took over.
+enum HandOverError {
+    /// Nothing has changed.
+    Unprepared(anyhow::Error),
+    /// It failed when it had the log.
+    LetGo(anyhow::Error),
+}
+
+/// What systemd is told, where it has started us (sd_notify(3)).
+fn tell_supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the supervisor cannot be told");
+    }
 }
 
 impl Signals {
@@ -276,6 +394,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            upgrade: listen(SignalKind::user_defined2())?,
         })
     }
 

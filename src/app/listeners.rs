@@ -130,7 +130,7 @@ impl Listeners {
             let at_another_door = self.open.iter().find(|open| open.listen == *listen);
             let socket = match at_another_door {
                 Some(open) => open.socket.try_clone(),
-                None => inherited.or_bind(listen),
+                None => inherited.or_bind(&name(*door, listen), listen),
             };
             let both = socket.and_then(|socket| Ok([socket.try_clone()?, socket]));
             let both = both.with_context(|| format!("cannot listen on {listen}"))?;
@@ -183,6 +183,23 @@ impl Listeners {
         }
     }
 
+    /// Another handle to each socket, with its name.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn handles(&self) -> std::io::Result<Vec<(String, Listener)>> {
+        self.open.iter().map(|open| Ok((name(open.door, &open.listen), open.socket.try_clone()?))).collect()
+    }
+
+    /// Accepts nobody from now on; the sockets stay open, and who connects waits. Done when that is so.
+    pub(super) async fn leave_the_door(&mut self) {
+        self.clients.hand_over();
+        self.admins.hand_over();
+        for open in &mut self.open {
+            let _ = (&mut open.accepting).await;
+        }
+    }
+
     /// Lets go of the sockets for clients: each is closed when nobody accepts from it any more.
     pub(super) fn let_go(&mut self) {
         self.open.retain(|open| open.door == Door::Admin);
@@ -225,6 +242,11 @@ impl Listeners {
     pub(super) fn admin_address(&self) -> Option<SocketAddr> {
         self.open.iter().find(|open| open.door == Door::Admin)?.socket.local_addr()
     }
+}
+
+/// What one process calls a listener when it hands it to the next.
+fn name(door: Door, listen: &Listen) -> String {
+    format!("{} {listen}", door.name())
 }
 
 /// Every listener of a configuration.

@@ -7,10 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Context;
+use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Running, changes, open};
+use super::{Running, changes, open, tell_supervisor};
 use crate::admin::{AdminToken, NotReloaded};
 use crate::config::{self, Settings};
 use crate::fetch::Fetcher;
@@ -66,6 +67,9 @@ impl Running {
     /// Reads the configuration anew and goes over to it, counts that and tells of it. Blocks for as long as files are
     /// read.
     pub(super) async fn reload(&mut self, trigger: Trigger) -> Reloaded {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            tell_supervisor(&[NotifyState::Reloading, now]);
+        }
         let loaded = config::read(&self.settings.load().path);
         self.watch.follow(loaded.files);
         let reloaded = match loaded.settings {
@@ -76,6 +80,7 @@ impl Running {
             }
         };
         self.tell(trigger, &reloaded);
+        tell_supervisor(&[NotifyState::Ready]);
         reloaded
     }
 

@@ -16,12 +16,18 @@ pub const AT_ONCE: usize = 1024;
 pub struct ControlPlane {
     runtime: Handle,
     places: Arc<Semaphore>,
+    at_once: usize,
 }
 
 impl ControlPlane {
     /// With `at_once` places on this runtime.
     pub fn new(runtime: Handle, at_once: usize) -> Self {
-        Self { runtime, places: Arc::new(Semaphore::new(at_once)) }
+        Self { runtime, places: Arc::new(Semaphore::new(at_once)), at_once }
+    }
+
+    /// Nothing runs or waits there.
+    pub fn is_idle(&self) -> bool {
+        self.places.available_permits() == self.at_once
     }
 
     /// Runs `work` on the control plane and waits for what it gives. A caller that goes away does not stop it.

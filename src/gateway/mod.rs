@@ -80,6 +80,11 @@ impl Gateway {
         self.0.setup.load_full()
     }
 
+    /// No request for one of our own endpoints is at work.
+    pub fn endpoints_are_idle(&self) -> bool {
+        self.0.control.is_idle()
+    }
+
     /// Goes over to another setup. Requests under way end with the one that they began with.
     pub fn replace(&self, setup: Setup) {
         self.0.setup.store(Arc::new(setup));

@@ -153,6 +153,11 @@ impl Handle {
         self.0.shared.pace.store(Arc::new(Pace::of(settings, leeway_max)));
     }
 
+    /// Puts in force here what another process has put into the log that was closed here, and goes on with.
+    pub fn learn(&self, entries: &[Revocation]) {
+        entries.iter().for_each(|entry| self.blocklist().apply(entry.selector.key(), entry));
+    }
+
     /// The id of this gateway.
     pub fn gateway(&self) -> GatewayId {
         self.0.shared.gateway

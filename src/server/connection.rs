@@ -154,6 +154,7 @@ pub(super) async fn serve<S: Stream, H: Handler>(
     });
     let mut connection = pin!(http1.serve_connection(TokioIo::new(guard), answer).with_upgrades());
     let mut drained = false;
+    let mut grace: Option<Pin<Box<Sleep>>> = None;
     let end = poll_fn(|cx| {
         loop {
             if let Poll::Ready(end) = connection.as_mut().poll(cx) {
@@ -169,6 +170,16 @@ pub(super) async fn serve<S: Stream, H: Handler>(
                 Phase::Draining if drained => return Poll::Pending,
                 // Half a head has come: hyper would take the connection for idle. Its answer says close.
                 Phase::Draining if link.mid_head() && link.outstanding() == 0 => return Poll::Pending,
+                // An idle client may have sent its next request a moment ago; that one is still answered, and says close.
+                Phase::Draining if link.outstanding() == 0 => {
+                    let grace =
+                        grace.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LAST_WORDS)));
+                    if grace.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    drained = true;
+                    connection.as_mut().graceful_shutdown();
+                }
                 Phase::Draining => {
                     drained = true;
                     connection.as_mut().graceful_shutdown();

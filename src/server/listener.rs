@@ -158,7 +158,7 @@ impl std::fmt::Display for Listener {
 
 /// Sockets that whoever started the process has bound for it (socket activation, sd_listen_fds(3)).
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<Listener>);
+pub struct Inherited(Vec<(Option<String>, Listener)>);
 
 impl Inherited {
     /// All that were handed over. To be called once.
@@ -171,28 +171,29 @@ impl Inherited {
             }
             Listener::adopt(handed.take_unix_listener(index).ok()??.into()).ok()
         };
-        Self((0..count).filter_map(take).collect())
+        Self((0..count).filter_map(take).map(|listener| (None, listener)).collect())
     }
 
-    /// These ones.
-    pub const fn of(listeners: Vec<Listener>) -> Self {
-        Self(listeners)
+    /// These ones, each with a name that says for what it is.
+    pub fn of(listeners: Vec<(String, Listener)>) -> Self {
+        Self(listeners.into_iter().map(|(name, listener)| (Some(name), listener)).collect())
     }
 
-    /// The socket for this address, if it was handed over; else it is bound.
+    /// The socket of this name, or for this address, if it was handed over; else it is bound.
     ///
     /// # Errors
     /// As [`Listener::bind`].
-    pub fn or_bind(&mut self, listen: &Listen) -> io::Result<Listener> {
-        match self.0.iter().position(|listener| listener.fits(listen)) {
-            Some(index) => Ok(self.0.remove(index)),
+    pub fn or_bind(&mut self, name: &str, listen: &Listen) -> io::Result<Listener> {
+        let named = self.0.iter().position(|(its, _)| its.as_deref() == Some(name));
+        match named.or_else(|| self.0.iter().position(|(_, listener)| listener.fits(listen))) {
+            Some(index) => Ok(self.0.remove(index).1),
             None => Listener::bind(listen),
         }
     }
 
     /// Those that nothing has asked for.
     pub fn left(&self) -> impl Iterator<Item = &Listener> {
-        self.0.iter()
+        self.0.iter().map(|(_, listener)| listener)
     }
 }
 

@@ -43,6 +43,7 @@ mod support;
 mod targets;
 mod tls;
 mod tunnels;
+mod upgrade;
 mod upstream_tls;
 mod users;
 mod verdicts;
