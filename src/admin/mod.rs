@@ -8,6 +8,7 @@ mod idempotency;
 mod intake;
 mod items;
 mod keys;
+mod members;
 mod pages;
 mod query;
 mod reload;
@@ -145,6 +146,7 @@ impl Admin {
             .route("/admin/config", get(state::config))
             .route("/admin/stats", get(state::stats))
             .route("/admin/watermark", get(state::watermark))
+            .route("/admin/fleet", get(members::list))
             .route("/admin/routes", get(state::routes))
             .route("/admin/upstreams", get(state::upstreams))
             .fallback(not_found)

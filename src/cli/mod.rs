@@ -6,6 +6,7 @@ mod demo;
 mod described;
 mod explain;
 mod export;
+mod fleet;
 mod health;
 mod import;
 mod input;
@@ -75,6 +76,8 @@ enum Command {
     Export(export::Export),
     /// List, rotate, retire or take in our own keys.
     Keys(keys::Keys),
+    /// Show every gateway of the fleet, how old its knowledge is, and which are silent.
+    Fleet,
     /// List, make and manage accounts.
     Users(users::Users),
     /// Take a snapshot, so that the next start is fast.
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Import(what) => import::run(&common, &what),
         Command::Export(what) => export::run(&common, &what),
         Command::Keys(what) => keys::run(&common, &what),
+        Command::Fleet => fleet::run(&common),
         Command::Users(what) => users::run(&common, &what),
         Command::Snapshot => snapshot::run(&common),
         Command::Verify(what) => verify::run(&common, &what),

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
-use super::pending;
 use super::schema::Notes;
 use super::source::{Source, Span};
 
@@ -81,13 +80,6 @@ impl<'a> Context<'a> {
     ) {
         if !self.partial {
             self.fail(at, message, hint);
-        }
-    }
-
-    /// Records that `what` needs a feature that this version does not have, if [`pending`] lists it.
-    pub(super) fn needs(&self, feature: &str, at: Option<&Span>, what: &str) {
-        if let Some(hint) = pending::hint(feature) {
-            self.fail(at, format!("{what} is not available yet"), hint.map(str::to_owned));
         }
     }
 

@@ -49,13 +49,10 @@ pub(super) fn read(revocation: &mut Table<'_>) -> Option<Settings> {
 fn engine(url: &Text<'_>) -> Option<Engine> {
     let scheme = url.value.split_once("://").filter(|(_, rest)| !rest.is_empty()).map(|(scheme, _)| scheme);
     match scheme {
-        Some("postgres" | "postgresql") => {
-            url.cx.needs("cluster_postgres", Some(&url.at), "a shared log in PostgreSQL");
-            match Postgres::parse(&url.value, |path| url.cx.resolve(path)) {
-                Ok(postgres) => return Some(Engine::Postgres(Box::new(postgres))),
-                Err(error) => url.fail(error.what, error.hint),
-            }
-        }
+        Some("postgres" | "postgresql") => match Postgres::parse(&url.value, |path| url.cx.resolve(path)) {
+            Ok(postgres) => return Some(Engine::Postgres(Box::new(postgres))),
+            Err(error) => url.fail(error.what, error.hint),
+        },
         Some(_) if Redis::is_meant(&url.value) => match Redis::parse(&url.value) {
             Ok((redis, files)) => return Some(Engine::Redis(Box::new(with_files(url, redis, &files)))),
             Err(error) => url.fail(error.what, error.hint),

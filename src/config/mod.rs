@@ -1,7 +1,7 @@
 //! `gateway.toml` to settings; the only room that knows TOML, defaults and line numbers.
 //!
-//! Promises: everything of the contract's section 2 is read, typed and checked, a setting whose feature does not work
-//! yet is refused, and one run finds every problem of a file. Whatever [`load`] gives back is complete: all references
+//! Promises: everything of the contract's section 2 is read, typed and checked, none is silently ignored, and one run
+//! finds every problem of a file. Whatever [`load`] gives back is complete: all references
 //! are resolved, all secrets loaded, all numbers within their bounds.
 //!
 //! How a file is read: `syntax` makes a tree with spans of it, going on after syntax errors; `reader` is a typed
@@ -18,7 +18,6 @@ mod fleet;
 mod headers;
 mod issuers;
 mod json;
-mod pending;
 mod policy;
 mod quantity;
 mod reader;

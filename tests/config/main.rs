@@ -85,26 +85,6 @@ fn every_broken_file_is_refused_in_exactly_these_words() {
 }
 
 #[test]
-fn every_setting_that_is_not_available_yet_has_a_case() {
-    let expected: String = fs::read_dir(cases())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "expected"))
-        .map(|path| fs::read_to_string(path).unwrap())
-        .collect();
-    let source =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/pending.rs")).unwrap();
-    let pending = source.lines().filter(|line| line.starts_with("    (\"")).count();
-    let refused: std::collections::BTreeSet<&str> =
-        expected.lines().filter(|line| line.ends_with("is not available yet")).collect();
-    assert!(
-        refused.len() >= pending,
-        "{pending} settings are pending, {} are shown to be refused",
-        refused.len()
-    );
-}
-
-#[test]
 fn no_truncation_or_mutation_of_a_file_makes_it_panic() {
     let seed: String = fs::read_dir(cases())
         .unwrap()

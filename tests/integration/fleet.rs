@@ -13,7 +13,7 @@ use crate::support::redis::{Redis, command_at, free_port};
 use crate::support::{Gateway, Setup, Upstream, wait_for};
 
 /// A gateway of the fleet on this engine, with more lines of `[revocation.cluster]`.
-fn setup(url: &str, upstream: &Upstream, lines: &str) -> Setup {
+pub(crate) fn setup(url: &str, upstream: &Upstream, lines: &str) -> Setup {
     Setup::without_auth()
         .secret("legacy.key", Key::secret("legacy").secret_bytes())
         .section(
@@ -26,13 +26,13 @@ fn setup(url: &str, upstream: &Upstream, lines: &str) -> Setup {
         .route("api", "/", "up", "access")
 }
 
-fn start(url: &str, upstream: &Upstream, lines: &str) -> Gateway {
+pub(crate) fn start(url: &str, upstream: &Upstream, lines: &str) -> Gateway {
     let gateway = setup(url, upstream, lines).start();
     ready(&gateway);
     gateway
 }
 
-fn ready(gateway: &Gateway) {
+pub(crate) fn ready(gateway: &Gateway) {
     wait_for("the gateway to be ready", || {
         (crate::support::Call::new(gateway.admin_address(), "GET", "/readyz").send().status == 200)
             .then_some(())
@@ -40,7 +40,7 @@ fn ready(gateway: &Gateway) {
     wait_for("the link", || (cluster(gateway)["connected"] == true).then_some(()));
 }
 
-fn cluster(gateway: &Gateway) -> Value {
+pub(crate) fn cluster(gateway: &Gateway) -> Value {
     gateway.admin("GET", "/admin/watermark").send().expect(200).json()["cluster"].clone()
 }
 
@@ -50,7 +50,7 @@ fn token(id: &str) -> String {
 
 /// Whether the gate lets this token through; anything but yes or "revoked" fails.
 #[track_caller]
-fn passes(gateway: &Gateway, id: &str) -> bool {
+pub(crate) fn passes(gateway: &Gateway, id: &str) -> bool {
     match gateway.get("/x").bearer(&token(id)).send().verdict() {
         (200, _) => true,
         (401, code) if code == "token_revoked" => false,
@@ -58,20 +58,20 @@ fn passes(gateway: &Gateway, id: &str) -> bool {
     }
 }
 
-fn refused(gateway: &Gateway, id: &str) {
+pub(crate) fn refused(gateway: &Gateway, id: &str) {
     wait_for(&format!("{id} to be refused"), || (!passes(gateway, id)).then_some(()));
 }
 
-fn let_in(gateway: &Gateway, id: &str) {
+pub(crate) fn let_in(gateway: &Gateway, id: &str) {
     wait_for(&format!("{id} to be let in"), || passes(gateway, id).then_some(()));
 }
 
-fn revoke(gateway: &Gateway, id: &str) -> Value {
+pub(crate) fn revoke(gateway: &Gateway, id: &str) -> Value {
     gateway.revoke(&json!({ "kind": "token", "issuer": "legacy", "value": id, "reason": "a test" }))
 }
 
 /// The same, whatever comes of it.
-fn try_revoke(gateway: &Gateway, id: &str) -> crate::support::Answer {
+pub(crate) fn try_revoke(gateway: &Gateway, id: &str) -> crate::support::Answer {
     let body = json!({ "kind": "token", "issuer": "legacy", "value": id });
     gateway.admin("POST", "/admin/revocations").json(&body).send()
 }

@@ -18,6 +18,7 @@ mod events;
 mod external;
 mod flask_story;
 mod fleet;
+mod fleet_postgres;
 mod grpc;
 mod hostile;
 mod http2;

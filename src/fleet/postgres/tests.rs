@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
-use crate::fleet::{BatchEntry, Delivered};
+use crate::fleet::{BatchEntry, Delivered, suite};
 use crate::revocation::{Kind, Revocation, Selector};
 use crate::store::tests::server::Postgres as Server;
 
@@ -50,6 +50,13 @@ async fn state_of(engine: &Postgres) -> Vec<(Position, StateEntry)> {
         all.extend(page);
     }
     all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_does_what_every_engine_must() {
+    let server = Server::start();
+    let forget = || drop(server.sql("DROP SCHEMA portcullis_log_test CASCADE"));
+    suite::holds(|| engine(&server), forget).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
