@@ -6,6 +6,7 @@ mod clock;
 mod damage;
 mod failing_sync;
 mod full_disk;
+mod history;
 mod kill;
 mod ledger;
 mod lost_state;
