@@ -119,7 +119,7 @@ impl Place {
                 Some(false)
             }
             // Stale, or its upstream connection broke while it was stopped.
-            502 | 503 | 504 => None,
+            502..=504 => None,
             other => panic!("{other}: {}", answer.text()),
         }
     }
