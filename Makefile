@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint scale soak image-check
+.PHONY: help demo test lint scale soak bench bench-setup bench-guard image-check
 
 help:
 	@echo 'make demo          sign up, call, log out, be refused: the whole story on this machine'
@@ -11,6 +11,8 @@ help:
 	@echo 'make lint          format, clippy, documentation, shell syntax; warnings are errors'
 	@echo 'make scale         what docs/performance.md promises, measured on this machine: some fifteen minutes, 10 GB of disk'
 	@echo 'make soak          a fleet under random faults, its history checked: half an hour (SOAK_SECONDS=900 on each of the engines)'
+	@echo 'make bench         speed beside HAProxy and NGINX, on this machine alone: the table of docs/performance.md; 15 minutes'
+	@echo 'make bench-guard   instructions a request (valgrind): fails where they have grown by more than 3 %'
 	@echo 'make image-check   build the Dockerfile and run the image, without a container engine (root, Debian)'
 
 demo:
@@ -37,6 +39,20 @@ SOAK_SECONDS ?= 900
 soak:
 	scripts/test-needs
 	PORTCULLIS_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test faults -- history:: --nocapture --test-threads=1
+
+# Peers from Debian and PyPI, keys and tokens, into ~/.cache/portcullis-bench; once.
+bench-setup:
+	bench/bench setup --only haproxy,nginx --no-costs
+
+# In parts: bench/bench final --scenario bare,hs256-many; bench/bench log, rate, counts, growth, memory; bench/README.md.
+bench: bench-setup
+	$(CARGO) build --quiet --locked --release
+	bench/bench final
+
+# Of the profile whose build does not take minutes of link-time optimization: a change shows in either.
+bench-guard: bench-setup
+	$(CARGO) build --quiet --locked --profile bench-fast
+	bench/bench guard --binary target/bench-fast/portcullis
 
 image-check:
 	scripts/image-check
