@@ -9,9 +9,13 @@ use serde::Serialize;
 
 use super::{Body, Code};
 
-/// Why the gateway itself answers, before it is written out.
+/// Why the gateway itself answers, before it is written out. Boxed: every step of a request may end in one, and those
+/// that do not should not carry the room for it along.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct Problem(Box<Inner>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Inner {
     code: Code,
     detail: Cow<'static, str>,
     status: Option<StatusCode>,
@@ -74,7 +78,7 @@ impl Problem {
                 | Code::InsufficientScope
                 | Code::AdminToken
         );
-        Self {
+        Self(Box::new(Inner {
             code,
             detail: detail.into(),
             status: None,
@@ -84,50 +88,50 @@ impl Problem {
             challenge,
             dpop: None,
             close: false,
-        }
+        }))
     }
 
     /// Another status than the code's own.
     pub fn with_status(mut self, status: StatusCode) -> Self {
-        self.status = Some(status);
+        self.0.status = Some(status);
         self
     }
 
     /// `Retry-After` in whole seconds.
     pub fn with_retry_after(mut self, secs: u64) -> Self {
-        self.retry_after_secs = Some(secs);
+        self.0.retry_after_secs = Some(secs);
         self
     }
 
     /// `Allow`, as 405 must have it (RFC 9110 §15.5.6).
     pub fn with_allow(mut self, methods: String) -> Self {
-        self.allow = Some(methods);
+        self.0.allow = Some(methods);
         self
     }
 
     /// The scopes that would have done, for the challenge (RFC 6750 §3).
     pub fn with_scope(mut self, scopes: String) -> Self {
-        self.scope = Some(scopes);
+        self.0.scope = Some(scopes);
         self
     }
 
     /// With a challenge, where the code has none by itself: the refusal is about the token.
     pub fn challenging(mut self) -> Self {
-        self.challenge = true;
+        self.0.challenge = true;
         self
     }
 
     /// With a challenge for DPoP (RFC 9449 §7.1) in place of one for bearer tokens: `algorithms` are those of proofs,
     /// `error` is `invalid_dpop_proof` and the like, where the code's own does not do.
     pub fn for_dpop(mut self, algorithms: &'static str, error: Option<&'static str>) -> Self {
-        self.challenge = true;
-        self.dpop = Some(Box::new(Dpop { error, algorithms, nonce: None }));
+        self.0.challenge = true;
+        self.0.dpop = Some(Box::new(Dpop { error, algorithms, nonce: None }));
         self
     }
 
     /// The nonce that the next proof must have (RFC 9449 §8, §9), after [`Problem::for_dpop`].
     pub fn with_nonce(mut self, nonce: Box<str>) -> Self {
-        if let Some(dpop) = &mut self.dpop {
+        if let Some(dpop) = &mut self.0.dpop {
             dpop.nonce = Some(nonce);
         }
         self
@@ -135,38 +139,38 @@ impl Problem {
 
     /// The error about a DPoP proof, if that is what it is.
     pub fn dpop_error(&self) -> Option<&'static str> {
-        self.dpop.as_ref()?.error
+        self.0.dpop.as_ref()?.error
     }
 
     /// The nonce that the next proof must have.
     pub fn nonce(&self) -> Option<&str> {
-        self.dpop.as_ref()?.nonce.as_deref()
+        self.0.dpop.as_ref()?.nonce.as_deref()
     }
 
     /// The connection ends with this answer.
     pub fn closing(mut self) -> Self {
-        self.close = true;
+        self.0.close = true;
         self
     }
 
     /// The stable code.
     pub const fn code(&self) -> Code {
-        self.code
+        self.0.code
     }
 
     /// The words for the client.
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 
     /// Whether the connection ends with this answer.
     pub const fn closes(&self) -> bool {
-        self.close
+        self.0.close
     }
 
     /// The status under these settings.
     pub fn status(&self, context: &Context<'_>) -> StatusCode {
-        match (self.status, self.code) {
+        match (self.0.status, self.0.code) {
             (Some(status), _) => status,
             (None, Code::TokenInvalid) => context.invalid_token_status,
             (None, code) => code.status(),
@@ -181,13 +185,13 @@ impl Problem {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         // A 503 always says when to come back; one second where nobody knows better.
         let unavailable = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
-        if let Some(secs) = self.retry_after_secs.or(unavailable) {
+        if let Some(secs) = self.0.retry_after_secs.or(unavailable) {
             headers.insert(RETRY_AFTER, HeaderValue::from(secs));
         }
-        if let Some(allow) = self.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        if let Some(allow) = self.0.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
             headers.insert(ALLOW, allow);
         }
-        if self.challenge
+        if self.0.challenge
             && let Ok(value) = HeaderValue::from_str(&self.challenge_text(context.realm))
         {
             headers.insert(WWW_AUTHENTICATE, value);
@@ -195,23 +199,23 @@ impl Problem {
         if let Some(nonce) = self.nonce().and_then(|nonce| HeaderValue::from_str(nonce).ok()) {
             headers.insert("dpop-nonce", nonce);
         }
-        if self.close {
+        if self.0.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         // For the access log and the metrics, whoever made the answer.
-        response.extensions_mut().insert(self.code);
+        response.extensions_mut().insert(self.0.code);
         response
     }
 
     fn document(&self, status: StatusCode, context: &Context<'_>) -> Response<Body> {
         let document = Document {
-            r#type: format!("urn:portcullis:error:{}", self.code.name()),
-            title: self.code.title(),
+            r#type: format!("urn:portcullis:error:{}", self.0.code.name()),
+            title: self.0.code.title(),
             status: status.as_u16(),
-            detail: &self.detail,
-            code: self.code.name(),
+            detail: &self.0.detail,
+            code: self.0.code.name(),
             request_id: context.request_id,
-            error: context.error_member.then_some(&*self.detail),
+            error: context.error_member.then_some(&*self.0.detail),
         };
         let text = serde_json::to_vec(&document).expect("strings and a number always serialise");
         let length = HeaderValue::from(text.len());
@@ -224,7 +228,7 @@ impl Problem {
 
     /// A trailers-only answer: 200 with the gRPC status in the head (gRPC over HTTP/2, Responses).
     fn grpc(&self) -> Response<Body> {
-        let number = match self.code.status().as_u16() {
+        let number = match self.0.code.status().as_u16() {
             401 | 422 => 16,      // UNAUTHENTICATED
             403 => 7,             // PERMISSION_DENIED
             429 | 413 | 431 => 8, // RESOURCE_EXHAUSTED
@@ -236,7 +240,7 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(number));
-        let words = percent_encoding::utf8_percent_encode(&self.detail, GRPC_MESSAGE).to_string();
+        let words = percent_encoding::utf8_percent_encode(&self.0.detail, GRPC_MESSAGE).to_string();
         if let Ok(words) = HeaderValue::from_str(&words) {
             headers.insert("grpc-message", words);
         }
@@ -244,9 +248,9 @@ impl Problem {
     }
 
     fn challenge_text(&self, realm: &str) -> String {
-        let scheme = if self.dpop.is_some() { "DPoP" } else { "Bearer" };
+        let scheme = if self.0.dpop.is_some() { "DPoP" } else { "Bearer" };
         let mut text = format!("{scheme} realm=\"{}\"", quoted(realm));
-        let error = match self.code {
+        let error = match self.0.code {
             _ if self.dpop_error().is_some() => self.dpop_error(),
             Code::TokenInvalid | Code::TokenExpired | Code::TokenRevoked | Code::TokenNotFresh => {
                 Some("invalid_token")
@@ -256,12 +260,12 @@ impl Problem {
             _ => None,
         };
         if let Some(error) = error {
-            let _ = write!(text, ", error=\"{error}\", error_description=\"{}\"", quoted(&self.detail));
+            let _ = write!(text, ", error=\"{error}\", error_description=\"{}\"", quoted(&self.0.detail));
         }
-        if let Some(scope) = &self.scope {
+        if let Some(scope) = &self.0.scope {
             let _ = write!(text, ", scope=\"{}\"", quoted(scope));
         }
-        if let Some(dpop) = &self.dpop {
+        if let Some(dpop) = &self.0.dpop {
             let _ = write!(text, ", algs=\"{}\"", dpop.algorithms);
         }
         text

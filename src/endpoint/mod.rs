@@ -157,6 +157,9 @@ impl Endpoints {
     /// Unknown paths under a prefix of ours are ours too, and get a 404.
     pub fn matches(&self, path: &str, host: &str) -> bool {
         let auth = self.parts.auth.as_ref();
+        if Place::find(path, auth).is_none() {
+            return false;
+        }
         let name = host.strip_suffix(|c: char| c.is_ascii_digit()).map_or(host, |_| {
             host.rsplit_once(':').map_or(host, |(name, port)| {
                 if port.bytes().all(|c| c.is_ascii_digit()) { name } else { host }
@@ -165,7 +168,7 @@ impl Endpoints {
         let served = |hosts: &[Box<str>]| {
             hosts.is_empty() || hosts.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
         };
-        Place::find(path, auth).is_some() && auth.is_none_or(|auth| served(&auth.hosts))
+        auth.is_none_or(|auth| served(&auth.hosts))
     }
 
     /// Which pages of other origins may use the endpoints.

@@ -3,16 +3,15 @@
 //! Anyone can write these fields, so they are believed from trusted proxies alone, and then only as far back as the
 //! chain of trusted proxies goes: each of them vouches for the entry it appended, nobody for those further left.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use http::header::{FORWARDED, VIA};
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use ipnet::IpNet;
 
 use crate::route::{Head, Peer};
 
-use super::fields::Scratch;
+use super::fields::Lines;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -67,41 +66,51 @@ pub(super) fn client_origin<'a>(
     (scheme.unwrap_or(own), said(X_FORWARDED_HOST).unwrap_or(head.authority().as_str()))
 }
 
-/// Adds what we know ourselves. Whatever of these fields is still there came from a trusted proxy and stays before it.
-pub(super) fn write(headers: &mut HeaderMap, head: &Head, scratch: &mut Scratch) {
+/// Writes what we know ourselves. Whatever of these fields is still in the map came from a trusted proxy, and goes on
+/// before it.
+pub(super) fn write(headers: &mut HeaderMap, trusted: bool, head: &Head, lines: &mut Lines) {
     let peer = head.peer();
     let address = peer.address.map(|address| address.ip().to_canonical());
-    let proto = if peer.secure { "https" } else { "http" };
-    let host = head.authority().as_str();
+    let proto: &[u8] = if peer.secure { b"https" } else { b"http" };
+    let host = head.authority().as_str().as_bytes();
+    let mut begin = |name: HeaderName, lines: &mut Lines| {
+        lines.begin(&name);
+        if trusted {
+            lines.push_all(headers, &name, b", ");
+            headers.remove(name);
+        }
+    };
 
-    scratch.push_all(headers, &X_FORWARDED_FOR, b", ");
-    push_node(address, false, scratch);
-    scratch.set(headers, X_FORWARDED_FOR);
+    begin(X_FORWARDED_FOR, lines);
+    push_node(address, false, lines);
+    lines.end();
 
-    scratch.push_all(headers, &X_FORWARDED_PROTO, b", ");
-    scratch.push(proto.as_bytes());
-    scratch.set(headers, X_FORWARDED_PROTO);
+    begin(X_FORWARDED_PROTO, lines);
+    lines.push(proto);
+    lines.end();
 
-    scratch.push_all(headers, &X_FORWARDED_HOST, b", ");
-    scratch.push(host.as_bytes());
-    scratch.set(headers, X_FORWARDED_HOST);
+    begin(X_FORWARDED_HOST, lines);
+    lines.push(host);
+    lines.end();
 
-    scratch.push_all(headers, &FORWARDED, b", ");
-    scratch.push(b"for=");
-    push_node(address, true, scratch);
-    let quote = if host.contains(':') { "\"" } else { "" }; // RFC 7239 §4: a colon is no token character
-    let _ = write!(scratch, ";host={quote}{host}{quote};proto={proto}");
-    scratch.set(headers, FORWARDED);
+    begin(FORWARDED, lines);
+    lines.push(b"for=");
+    push_node(address, true, lines);
+    // RFC 7239 §4: a colon is no token character.
+    let quote: &[u8] = if host.contains(&b':') { b"\"" } else { b"" };
+    for part in [b";host=", quote, host, quote, b";proto=", proto] {
+        lines.push(part);
+    }
+    lines.end();
 }
 
-/// Adds `Via` with the version in which the message was received.
-pub(super) fn add_via(headers: &mut HeaderMap, received: Version) {
-    let value = match received {
+/// `Via` with the version in which the message was received.
+pub(super) const fn via(received: Version) -> &'static str {
+    match received {
         Version::HTTP_09 | Version::HTTP_10 => "1.0 portcullis",
         Version::HTTP_11 => "1.1 portcullis",
         _ => "2 portcullis",
-    };
-    headers.append(VIA, HeaderValue::from_static(value));
+    }
 }
 
 fn holds(networks: &[IpNet], address: IpAddr) -> bool {
@@ -141,13 +150,16 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
 
-fn push_node(address: Option<IpAddr>, quoted: bool, scratch: &mut Scratch) {
-    // Writing to memory does not fail.
-    let _ = match address {
-        None => scratch.write_str("unknown"), // a Unix socket (RFC 7239 §6.2)
-        Some(address) if quoted && address.is_ipv6() => write!(scratch, "\"[{address}]\""),
-        Some(address) => write!(scratch, "{address}"),
-    };
+fn push_node(address: Option<IpAddr>, quoted: bool, lines: &mut Lines) {
+    match address {
+        None => lines.push(b"unknown"), // a Unix socket (RFC 7239 §6.2)
+        Some(address) if quoted && address.is_ipv6() => {
+            lines.push(b"\"[");
+            lines.push_address(address);
+            lines.push(b"]\"");
+        }
+        Some(address) => lines.push_address(address),
+    }
 }
 
 #[cfg(test)]

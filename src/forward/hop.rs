@@ -33,6 +33,11 @@ pub(super) fn remove_nominated(headers: &mut HeaderMap) {
     let mut line = 0;
     // The value is cloned (a reference count) because its names are removed from the map it stands in.
     while let Some(value) = headers.get_all(CONNECTION).iter().nth(line).cloned() {
+        line += 1;
+        // What nearly everybody says; it names nothing that would not go anyway.
+        if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") {
+            continue;
+        }
         for name in members(&value) {
             let kept = name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str())
                 || name.eq_ignore_ascii_case(CONNECTION.as_str());
@@ -40,7 +45,6 @@ pub(super) fn remove_nominated(headers: &mut HeaderMap) {
                 headers.remove(name);
             }
         }
-        line += 1;
     }
 }
 

@@ -16,6 +16,7 @@ mod request_id;
 mod response;
 pub mod settings;
 
+pub use fields::Lines;
 pub use forwarding::Forwarding;
 pub use identity::Identity;
 pub use request::{Outbound, request};

@@ -11,7 +11,7 @@ use crate::answer::{Code, Problem};
 use crate::route::settings::{HeaderEdits, Route};
 use crate::route::{Head, is_underscored};
 
-use super::fields::{Scratch, fold, is_plain, retain};
+use super::fields::{Lines, fold, is_plain, retain};
 use super::forwarding::Forwarding;
 use super::identity::{self, Identity};
 use super::request_id::{RequestId, keep_or_make_trace};
@@ -48,33 +48,40 @@ pub struct Outbound<'a> {
 /// `request_headers`. The order of the steps is that of CONTRACT §3.7, and matters: nominated fields go before
 /// anything of ours comes, and the route's own edits speak last.
 ///
-/// Allocates one buffer for all values, and one for a target that has to be rewritten.
+/// Allocates one buffer for all fields of ours, and one for a target that has to be rewritten.
 ///
 /// # Errors
 /// 414 when the rewritten target is too long for a URI; 500 when the route's `rewrite` makes it none.
-pub fn request(mut parts: Parts, outbound: &Outbound<'_>) -> Result<Parts, Problem> {
+pub fn request(mut parts: Parts, outbound: &Outbound<'_>) -> Result<(Parts, Lines), Problem> {
     let &Outbound { head, route, forwarding, .. } = outbound;
     let headers = &mut parts.headers;
-    let scratch = &mut Scratch::new();
+    let mut lines = Lines::new();
 
     let trailers = outbound.http2 && hop::wants_trailers(headers);
     hop::remove_nominated(headers);
     let trusted = forwarding.trusts(head.peer());
     retain(headers, |name| !is_dropped(name, trusted, outbound));
-    join_cookies(headers, scratch);
+    join_cookies(headers);
     if route.dpop_as_bearer {
-        as_bearer(headers, scratch);
+        as_bearer(headers);
     }
 
-    headers.insert(HOST, head.authority().value().clone());
-    forwarded::add_via(headers, head.version());
-    forwarded::write(headers, head, scratch);
-    if let Some(identity) = &outbound.identity {
-        identity::write(headers, &route.identity_headers, identity, scratch);
+    let host = head.authority().value();
+    if headers.get(HOST) != Some(host) {
+        headers.insert(HOST, host.clone());
     }
-    headers.insert(forwarding.request_id_header().clone(), outbound.request_id.value().clone());
-    keep_or_make_trace(headers);
-    edit(headers, &route.request_headers);
+    lines.field(&VIA, forwarded::via(head.version()).as_bytes());
+    forwarded::write(headers, trusted, head, &mut lines);
+    if let Some(identity) = &outbound.identity {
+        identity::write(&route.identity_headers, identity, &mut lines);
+    }
+    lines.field(forwarding.request_id_header(), outbound.request_id.as_str().as_bytes());
+    keep_or_make_trace(headers, &mut lines);
+    if !route.request_headers.is_empty() {
+        // They may be about fields of ours.
+        std::mem::take(&mut lines).append_to(headers);
+        edit(headers, &route.request_headers);
+    }
 
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -90,7 +97,7 @@ pub fn request(mut parts: Parts, outbound: &Outbound<'_>) -> Result<Parts, Probl
     parts.method = head.method().clone();
     parts.uri = Uri::from(target(outbound)?);
     parts.version = if outbound.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    Ok(parts)
+    Ok((parts, lines))
 }
 
 /// Sets and removes what a route's configuration says.
@@ -105,6 +112,9 @@ pub(super) fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 
 fn is_dropped(name: &HeaderName, trusted: bool, outbound: &Outbound<'_>) -> bool {
     if is_plain(name.as_str()) {
+        if name == outbound.forwarding.request_id_header() {
+            return true; // it is among our own lines
+        }
         let name = name.as_str();
         return is_stripped(name, outbound)
             || (!trusted && (forwarded::is_claim(name) || name == VIA.as_str()));
@@ -134,30 +144,28 @@ fn is_stripped(folded: &str, outbound: &Outbound<'_>) -> bool {
 
 /// For an upstream that knows bearer tokens alone: the token under that scheme, without its proof. That it was held by
 /// its owner has been checked here.
-fn as_bearer(headers: &mut HeaderMap, scratch: &mut Scratch) {
+fn as_bearer(headers: &mut HeaderMap) {
     let token = headers.get(AUTHORIZATION).and_then(|value| match value.as_bytes().split_at_checked(5) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"dpop ") => Some(token.trim_ascii_start()),
         _ => None,
     });
     let Some(token) = token else { return };
-    scratch.push(b"Bearer ");
-    scratch.push(token);
-    scratch.set(headers, AUTHORIZATION);
+    set(headers, AUTHORIZATION, [b"Bearer ", token].concat());
     headers.remove("dpop");
 }
 
 /// HTTP/2 may split `Cookie` (RFC 9113 §8.2.3); everyone else expects one.
-fn join_cookies(headers: &mut HeaderMap, scratch: &mut Scratch) {
+fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
-    for (index, value) in headers.get_all(COOKIE).iter().enumerate() {
-        if index > 0 {
-            scratch.push(b"; ");
-        }
-        scratch.push(value.as_bytes());
-    }
-    scratch.set(headers, COOKIE);
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    set(headers, COOKIE, cookies.join(&b"; "[..]));
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Vec<u8>) {
+    let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value));
+    headers.insert(name, value.expect("made of header values and visible ASCII"));
 }
 
 /// The target in origin-form.

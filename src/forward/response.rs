@@ -1,6 +1,6 @@
 //! From the upstream's response to the client's.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
@@ -35,8 +35,8 @@ pub fn response(mut parts: Parts, inbound: &Inbound<'_>) -> Parts {
     }
     hop::remove_nominated(headers);
     retain(headers, |name| !hop::is_hop_by_hop(name.as_str()));
-    forwarded::add_via(headers, parts.version);
-    headers.insert(inbound.forwarding.request_id_header().clone(), inbound.request_id.value().clone());
+    headers.append(VIA, HeaderValue::from_static(forwarded::via(parts.version)));
+    headers.insert(inbound.forwarding.request_id_header(), inbound.request_id.value());
     edit(headers, &inbound.route.response_headers);
     match inbound.tunnel.filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS) {
         Some(Version::HTTP_2) => {

@@ -84,7 +84,8 @@ fn possession(
 /// backend that reads tokens itself looks for it (`forward_authorization` takes it off again), and our own cookies end
 /// here, refresh token and all.
 pub(super) fn hand_over(setup: &Setup, permit: &Permit, headers: &mut HeaderMap) {
-    if permit.token().is_some()
+    if setup.endpoints.transport().cookie
+        && permit.token().is_some()
         && !headers.contains_key(AUTHORIZATION)
         && let Ok(Some(Presented { text, by_cookie: true, .. })) = presented(setup, permit.route(), headers)
         && let Ok(mut value) = http::HeaderValue::from_str(&format!("Bearer {text}"))

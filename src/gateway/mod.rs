@@ -163,12 +163,12 @@ impl Inner {
         gather::hand_over(setup, &permit, request.headers_mut());
         let (parts, body) = request.into_parts();
         let outbound = setup.outbound(&head, &found, &permit, id, client.is_some());
-        let parts = forward::request(parts, &outbound)?;
+        let (parts, lines) = forward::request(parts, &outbound)?;
         let body = respond::limited(body, &head, found.route);
         let body = respond::with_trailers(body, &head, setup, outbound.http2);
         let sent = Instant::now();
-        let mut exchange =
-            setup.upstreams.send(Call::permitted(&permit), Request::from_parts(parts, body)).await?;
+        let call = Call::permitted(&permit, &lines);
+        let mut exchange = setup.upstreams.send(call, Request::from_parts(parts, body)).await?;
         story.served(&exchange.served, sent.elapsed()); // 502 503 504 are behind us
 
         let tunnel = tunnel::opened(&head, client, &mut exchange)?; // 502

@@ -54,12 +54,16 @@ pub(super) fn to(stop: Stop, setup: &Setup, story: &mut Story) -> Response<Body>
         Stop::Upstream(error) => {
             story.target = error.target().cloned();
             let chain = chain(&error);
-            tracing::warn!(request_id = &*story.request_id, error = chain, "the upstream did not answer");
+            tracing::warn!(
+                request_id = story.request_id.as_str(),
+                error = chain,
+                "the upstream did not answer"
+            );
             Problem::new(error.code(), error.detail())
         }
     };
     problem.into_response(&Context {
-        request_id: &story.request_id,
+        request_id: story.request_id.as_str(),
         realm: &setup.settings.realm,
         invalid_token_status: setup.settings.invalid_token_status,
         head: story.method == http::Method::HEAD,

@@ -1,11 +1,13 @@
 //! What is told of one request when it is over: its metrics and its access-log line.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::header::USER_AGENT;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::body::Told;
 use super::live::{Cause, Watched};
@@ -19,14 +21,14 @@ use crate::forward::RequestId;
 use crate::forward::cors::Page;
 use crate::revocation::KnownToken;
 use crate::route::settings::Route;
-use crate::route::{Head, Peer};
+use crate::route::{Authority, Head, Peer};
 use crate::telemetry::{AccessLog, Metrics, Record, RouteMetrics};
 use crate::upstream::Served;
 
 /// Filled in while the request lives.
 pub(super) struct Story {
     pub(super) at: UnixTime,
-    pub(super) request_id: Box<str>,
+    pub(super) request_id: RequestId,
     pub(super) method: Method,
     pub(super) grpc: bool,
     pub(super) target: Option<Arc<str>>,
@@ -41,9 +43,13 @@ pub(super) struct Story {
     pub(super) tunnel: Option<Tunnel>,
     log: AccessLog,
     began: Instant,
-    client: Box<str>,
-    host: Box<str>,
-    path: Box<str>,
+    /// Behind any trusted proxies.
+    client: Option<IpAddr>,
+    authority: Option<Authority>,
+    /// As sent; shares the request's bytes.
+    target_sent: Option<PathAndQuery>,
+    /// As admitted, where that is not how it was sent.
+    normal_path: Option<Box<str>>,
     user_agent: Option<HeaderValue>,
     route: Arc<RouteMetrics>,
     status: StatusCode,
@@ -63,10 +69,11 @@ impl Story {
         at: UnixTime,
         began: Instant,
     ) -> Self {
-        let client = setup.forwarding.client_address(peer, request.headers());
+        let log = setup.access_log.clone();
+        let told_of = |headers: &HeaderMap| headers.get(USER_AGENT).filter(|_| log.is_on()).cloned();
         Self {
             at,
-            request_id: id.as_str().into(),
+            request_id: id.clone(),
             method: request.method().clone(),
             grpc: false,
             target: None,
@@ -75,12 +82,13 @@ impl Story {
             page: None,
             quota: None,
             tunnel: None,
-            log: setup.access_log.clone(),
             began,
-            client: client.map_or_else(|| "-".into(), |address| address.to_string().into()),
-            host: "-".into(),
-            path: if whole { request.uri().path().into() } else { "-".into() },
-            user_agent: request.headers().get(USER_AGENT).cloned(),
+            client: setup.forwarding.client_address(peer, request.headers()),
+            authority: None,
+            target_sent: request.uri().path_and_query().filter(|_| whole).cloned(),
+            normal_path: None,
+            user_agent: told_of(request.headers()),
+            log,
             route: setup.no_route.clone(),
             status: StatusCode::OK,
             code: None,
@@ -90,18 +98,19 @@ impl Story {
 
     /// As admitted, or as sent where it was not.
     pub(super) fn path(&self) -> &str {
-        &self.path
+        let sent = || self.target_sent.as_ref().map_or("-", PathAndQuery::path);
+        self.normal_path.as_deref().unwrap_or_else(sent)
     }
 
     /// In lower case; `-` where none was admitted.
     pub(super) fn host(&self) -> &str {
-        &self.host
+        self.authority.as_ref().map_or("-", Authority::host)
     }
 
     /// The head could be read in one way only.
     pub(super) fn admitted(&mut self, head: &Head) {
-        self.host = head.host().into();
-        self.path = head.path().into();
+        self.authority = Some(head.authority().clone());
+        self.normal_path = head.normal_target().is_none().then(|| head.path().into());
         self.grpc = head.is_grpc();
         self.method = head.method().clone();
     }
@@ -164,10 +173,10 @@ impl Story {
         if let Some(cut) = cut {
             response.extensions_mut().insert(cut);
         }
-        response
-            .headers_mut()
-            .entry(setup.forwarding.request_id_header())
-            .or_insert_with(|| id.value().clone());
+        let name = setup.forwarding.request_id_header();
+        if !response.headers().contains_key(name) {
+            response.headers_mut().insert(name, id.value());
+        }
         response
     }
 
@@ -187,11 +196,11 @@ impl Story {
         let token = self.token.as_ref().map(|known| &known.token);
         self.log.write(&Record {
             at: self.at,
-            request_id: &self.request_id,
-            client: &self.client,
+            request_id: self.request_id.as_str(),
+            client: self.client,
             method: self.method.as_str(),
-            host: &self.host,
-            path: &self.path,
+            host: self.host(),
+            path: self.path(),
             status: self.status.as_u16(),
             bytes,
             took,
@@ -217,8 +226,9 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// Ready when the token was revoked or has expired; else the task is woken then.
-    pub(super) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<Cause> {
+    /// Ready when the token was revoked or has expired; else the task is woken then. Exclusive, for a stream of HTTP/2 that
+    /// has become a tunnel cannot be looked at from two threads, and a story holds its tunnel for a while.
+    pub(super) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
         self.story.live.as_ref().map_or(Poll::Pending, |live| live.poll_cut(cx))
     }
 }

@@ -11,7 +11,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::try_join;
 use http::Request;
 use http_body::Body as _;
 use hyper::ext::Protocol;
@@ -41,9 +40,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Tunnel {
     client: Client,
     /// The upstream's connection.
-    server: OnUpgrade,
-    /// Its place among the requests under way.
-    held: upstream::Tunnel,
+    server: upstream::Tunnel,
 }
 
 /// The client's side of a tunnel.
@@ -76,10 +73,7 @@ pub(super) fn opened(
     exchange: &mut Exchange,
 ) -> Result<Option<Tunnel>, Problem> {
     match client.zip(exchange.tunnel.take()) {
-        Some((client, held)) => {
-            let server = hyper::upgrade::on(&mut exchange.response);
-            Ok(Some(Tunnel { client, server, held }))
-        }
+        Some((client, server)) => Ok(Some(Tunnel { client, server })),
         None if exchange.response.status().is_success() => no_tunnel(head, Code::UpstreamProtocolError),
         None => Ok(None),
     }
@@ -108,14 +102,15 @@ impl Tunnel {
     /// Passes bytes until the tunnel ends, then ends the story.
     pub(super) async fn run(self, mut ending: Ending) {
         let Client { upgrade, hold } = self.client;
-        let Ok((client, server)) = try_join(upgrade, self.server).await else { return };
+        let Ok(client) = upgrade.await else { return };
+        let idle = self.server.idle;
         let mut link = Link {
             client: TokioIo::new(client),
-            server: TokioIo::new(server),
+            server: self.server,
             up: Way::default(),
             down: Way::default(),
         };
-        let end = link.pass(self.held.idle, &ending).await;
+        let end = link.pass(idle, &mut ending).await;
         if let End::Cut(cause) = end {
             let said = link.say_farewell(cause).await;
             ending.bytes = link.down.bytes;
@@ -155,7 +150,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    async fn pass(&mut self, idle: Option<Duration>, ending: &Ending) -> End {
+    async fn pass(&mut self, idle: Option<Duration>, ending: &mut Ending) -> End {
         let mut limit = idle;
         let mut moved = Instant::now();
         let mut alarm = pin!(sleep(idle.unwrap_or(HALF_OPEN)));

@@ -67,6 +67,9 @@ impl Authority {
 
 /// A host name or address in canonical form; IPv6 literals may come with or without brackets.
 pub(super) fn canonical_host(host: &str) -> Result<Cow<'_, str>, AuthorityError> {
+    if is_canonical_name(host) {
+        return Ok(Cow::Borrowed(host));
+    }
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if bare.contains(':') {
         let address: Ipv6Addr = bare.parse().map_err(|_| AuthorityError)?;
@@ -84,6 +87,19 @@ pub(super) fn canonical_host(host: &str) -> Result<Cow<'_, str>, AuthorityError>
         return Ok(Cow::Owned(name.to_ascii_lowercase()));
     }
     Ok(Cow::Borrowed(name))
+}
+
+/// Nearly every host is; this says so in one look. A name that this refuses may be good all the same.
+fn is_canonical_name(host: &str) -> bool {
+    let mut previous = b'.';
+    for &byte in host.as_bytes() {
+        let label = byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if !label && (byte != b'.' || previous == b'.') {
+            return false;
+        }
+        previous = byte;
+    }
+    previous != b'.' && host.len() <= HOST_BYTES_MAX
 }
 
 fn split(text: &str) -> Option<(&str, Option<&str>)> {

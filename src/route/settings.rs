@@ -154,6 +154,13 @@ pub struct HeaderEdits {
     pub remove: Vec<HeaderName>,
 }
 
+impl HeaderEdits {
+    /// Whether they change nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.remove.is_empty()
+    }
+}
+
 /// `identity_headers`; `None`: this fact is not passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityHeaders {

@@ -32,8 +32,8 @@ use super::drain::{Admission, Phase, Ticket, Watch};
 use super::guard::{BodyLength, Fault, HeadFacts};
 use super::layers::Layers;
 use super::stream::{Prefixed, Stream};
-use super::timer::Timer;
 use crate::answer::{Body, BoxError, Cut, Hold, Holding};
+use crate::clock::Timer;
 use crate::route::Peer;
 
 /// What a connection begins with (RFC 9113 §3.4).

@@ -29,7 +29,6 @@ pub mod settings;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod timer;
 
 pub use connection::Handler;
 pub use drain::{Drain, Phase};

@@ -56,22 +56,31 @@ fn read(field: &HeaderValue, token_bytes_max: usize) -> Result<Option<Credential
         name if name.eq_ignore_ascii_case(b"dpop") => (name.len(), Scheme::Dpop),
         _ => return Ok(None),
     };
-    let text = field.to_str().map_err(|_| BearerError::Malformed)?;
-    let token = text[length..].trim_start_matches(' ').trim_end_matches(' ');
+    let mut token = &bytes[length..];
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = token {
+        token = rest;
+    }
     if token.len() > token_bytes_max {
         return Err(BearerError::TooLong);
     }
     if !is_b64token(token) {
         return Err(BearerError::Malformed);
     }
+    let token = std::str::from_utf8(token).map_err(|_| BearerError::Malformed)?;
     Ok(Some(Credentials { token, scheme }))
 }
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
-pub(super) fn is_b64token(token: &str) -> bool {
-    let body = token.trim_end_matches('=');
-    let is_char = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-    !body.is_empty() && body.bytes().all(is_char)
+pub(super) fn is_b64token(token: &[u8]) -> bool {
+    let mut body = token;
+    while let [rest @ .., b'='] = body {
+        body = rest;
+    }
+    // Looks at all of it, whatever the first byte says: without a way out of the loop, the compiler takes many at once.
+    let is_char = |byte: u8| {
+        byte.is_ascii_alphanumeric() | matches!(byte, b'-'..=b'/') | matches!(byte, b'_' | b'~' | b'+')
+    };
+    !body.is_empty() && body.iter().fold(true, |good, &byte| good & is_char(byte))
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub fn presented(
     match (header, own_cookie(headers, cookie_name(wanted))?) {
         (Ok(Some(_)) | Err(BearerError::Twice), Some(_)) => Err(BearerError::Twice),
         (_, Some(text)) if text.len() > token_bytes_max => Err(BearerError::TooLong),
-        (_, Some(text)) if !is_b64token(text) => Err(BearerError::Malformed),
+        (_, Some(text)) if !is_b64token(text.as_bytes()) => Err(BearerError::Malformed),
         (Err(error), Some(_)) => Err(error),
         (Ok(None), Some(text)) => Ok(Some(Presented { text, scheme: Scheme::Bearer, by_cookie: true })),
         (header, None) if transport.header => header,

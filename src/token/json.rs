@@ -35,7 +35,9 @@ pub enum JsonError {
 /// See [`JsonError`].
 pub fn json_object(bytes: &[u8]) -> Result<Claims, JsonError> {
     let fault = Cell::new(None);
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    // Checked once here, and not string by string.
+    let text = std::str::from_utf8(bytes).map_err(|_| JsonError::Syntax)?;
+    let mut reader = serde_json::Deserializer::from_str(text);
     let read = reader.deserialize_map(Object { depth: 1, fault: &fault }).and_then(|object| {
         reader.end()?;
         Ok(object)

@@ -1,5 +1,8 @@
 //! The outer form of a token: compact serialization and header (RFC 7515 §7.1, §4.1).
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use super::claims::{NAME_BYTES_MAX, usable};
@@ -61,6 +64,49 @@ impl<'a> Header<'a> {
         // `none` is no Algorithm, so it ends here.
         let algorithm = algorithm.parse().map_err(|_| VerifyError::Algorithm)?;
         Ok(Self { algorithm, key_id, typ: text("typ")? })
+    }
+}
+
+/// Headers as long as this are remembered, and so many of them by each thread: an issuer has one for each of its keys.
+const SEEN_BYTES_MAX: usize = 256;
+const SEEN: usize = 4;
+
+/// What a header said that began a good token. All tokens of a key begin with the same bytes, so that these are
+/// recognised, and neither decoded nor parsed again. Forgeries cannot push one out: only good tokens leave theirs.
+pub(super) struct Seen {
+    text: Box<str>,
+    algorithm: Algorithm,
+    key_id: Option<Box<str>>,
+    typ: Option<Box<str>>,
+}
+
+thread_local! {
+    static RECENT: RefCell<([Option<Rc<Seen>>; SEEN], usize)> = RefCell::default();
+}
+
+impl Seen {
+    /// What this text said, if it did so on this thread lately.
+    pub(super) fn find(text: &str) -> Option<Rc<Self>> {
+        RECENT.with_borrow(|(recent, _)| recent.iter().flatten().find(|seen| *seen.text == *text).cloned())
+    }
+
+    /// Remembers it, in place of the oldest.
+    pub(super) fn remember(text: &str, header: &Header<'_>) {
+        if text.len() > SEEN_BYTES_MAX {
+            return;
+        }
+        let &Header { algorithm, key_id, typ } = header;
+        let seen =
+            Self { text: text.into(), algorithm, key_id: key_id.map(Into::into), typ: typ.map(Into::into) };
+        RECENT.with_borrow_mut(|(recent, next)| {
+            recent[*next % SEEN] = Some(Rc::new(seen));
+            *next = (*next + 1) % SEEN;
+        });
+    }
+
+    /// As it was read.
+    pub(super) fn header(&self) -> Header<'_> {
+        Header { algorithm: self.algorithm, key_id: self.key_id.as_deref(), typ: self.typ.as_deref() }
     }
 }
 

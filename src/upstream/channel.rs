@@ -18,12 +18,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{ConnectError, Connector};
+use super::decode::HEAD_BYTES_MAX;
 use super::error::Fault;
 use super::frames::Bounded;
-use super::io::Counted;
 use super::pool;
 use super::upload::Outgoing;
-use super::wire::{HEAD_BYTES_MAX, Lost, within};
+use super::wire::{Counted, Lost, within};
 
 /// What one response may have under way before it is read.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -254,7 +254,7 @@ impl Place {
             Ok(Err(error)) => error,
         };
         if let Some(request) = error.take_message() {
-            return Err(Lost::Unsent(Box::new(request), error.into_error()));
+            return Err(Lost::Unsent(Box::new(request), error.into_error().into()));
         }
         let error = error.into_error();
         if let Some(cause) = upload.and_then(|upload| upload.take_error()) {
@@ -264,9 +264,9 @@ impl Place {
             return Err(Lost::Fault(Fault::Informational));
         }
         Err(match (why(&error), again) {
-            (Why::Untouched, Some(again)) => Lost::Unsent(again, error),
-            (Why::NotHttp2, _) => Lost::Fault(Fault::Parse(error)),
-            (_, again) => Lost::Silent(again.filter(|_| idempotent), error),
+            (Why::Untouched, Some(again)) => Lost::Unsent(again, error.into()),
+            (Why::NotHttp2, _) => Lost::Fault(Fault::Parse(error.into())),
+            (_, again) => Lost::Silent(again.filter(|_| idempotent), error.into()),
         })
     }
 }

@@ -70,15 +70,15 @@ pub enum SendError {
 /// What was wrong with a response.
 #[derive(Debug, Error)]
 pub enum Fault {
-    /// hyper's parser refused it.
+    /// It is no HTTP.
     #[error("it cannot be parsed")]
-    Parse(#[source] hyper::Error),
+    Parse(#[source] BoxError),
     /// Bytes came before the request was sent, so nothing was sent.
     #[error("it spoke before it was asked")]
-    Unsolicited(#[source] hyper::Error),
+    Unsolicited(#[source] BoxError),
     /// The connection ended within the response head.
     #[error("the connection ended within the response head")]
-    Truncated(#[source] hyper::Error),
+    Truncated(#[source] BoxError),
     /// More than one `Content-Length`, or one that is not a number (RFC 9110 §8.6).
     #[error("its Content-Length is repeated or is not a number")]
     ContentLength,
@@ -154,5 +154,5 @@ pub enum BodyError {
     Idle(Duration),
     /// The upstream broke it off.
     #[error("the upstream ended its response early")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] BoxError),
 }

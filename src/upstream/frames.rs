@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::io::INFORMATIONAL_MAX;
+use super::decode::INFORMATIONAL_MAX;
 use super::socket::Socket;
 
 /// Length, type, flags, stream (RFC 9113 §4.1).

@@ -12,17 +12,19 @@
 mod balance;
 mod channel;
 mod connect;
+mod decode;
 mod error;
 mod frames;
 mod health;
-mod io;
 mod pool;
 mod report;
 mod request;
 mod response;
+mod sending;
 pub mod settings;
 mod socket;
 mod target;
+mod tunnel;
 mod upload;
 mod websocket;
 mod wire;
@@ -44,10 +46,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::access::Permit;
 use crate::answer::Body;
+use crate::forward::Lines;
 
 use balance::{Balancer, View};
-use settings::Settings;
-use target::Target;
+use settings::{Balance, Settings};
+use target::{Manner, Target};
 
 /// All upstreams of a configuration. Dropping it stops its health checks and closes its idle connections;
 /// responses that are under way go on to their end.
@@ -68,14 +71,16 @@ pub struct Call<'a> {
     timeout: Option<Duration>,
     /// The token's subject, for `hash:subject`; without one the request is spread.
     subject: Option<&'a str>,
+    /// Fields of ours, that go out beside those of the request.
+    lines: Option<&'a Lines>,
 }
 
 impl<'a> Call<'a> {
-    /// The call that this permit was given for.
-    pub fn permitted(permit: &'a Permit) -> Self {
+    /// The call that this permit was given for; `lines` go out beside the fields of the request.
+    pub fn permitted(permit: &'a Permit, lines: &'a Lines) -> Self {
         let route = permit.route();
         let subject = permit.token().and_then(|known| known.token.subject.as_deref());
-        Self { upstream: route.upstream, timeout: route.timeout, subject }
+        Self { upstream: route.upstream, timeout: route.timeout, subject, lines: Some(lines) }
     }
 }
 
@@ -86,17 +91,16 @@ pub struct Exchange {
     pub response: Response<Body>,
     /// For logs and metrics.
     pub served: Served,
-    /// Of a 101, whose connection is in the response's extensions ([`hyper::upgrade::on`]). What opened over HTTP/2 is
-    /// a 101 here, too.
+    /// Of a 101. What opened over HTTP/2 is a 101 here, too.
     pub tunnel: Option<Tunnel>,
 }
 
-/// What the tunnel behind a 101 keeps to its end: its place among the requests under way.
+/// The connection behind a 101, which keeps its place among the requests under way.
 #[derive(Debug)]
 pub struct Tunnel {
     /// No byte in either direction for so long ends it.
     pub idle: Option<Duration>,
-    _held: Option<response::Held>,
+    side: tunnel::Side,
     _ticket: target::Ticket,
     _slot: Option<Slot>,
 }
@@ -119,6 +123,8 @@ struct Upstream {
     targets: Box<[Arc<Target>]>,
     balancer: Balancer,
     limit: Option<Arc<Limit>>,
+    /// A target or the balancer wants to see all fields in one map.
+    one_map: bool,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -135,7 +141,7 @@ struct Slot(Arc<Limit>);
 
 impl Upstreams {
     /// Connections are made as requests need them; health checks and the tidying of pools start at once on
-    /// `handle`. The task that drives a connection runs on the runtime of the request that opened it.
+    /// `handle`. What drives a connection runs on the runtime of the request that opened it.
     pub fn new(settings: &[Settings], handle: &Handle) -> Arc<Self> {
         let start = |settings| Arc::new(Upstream::start(settings, None, handle));
         Arc::new(Self { list: settings.iter().map(start).collect(), handle: handle.clone() })
@@ -172,18 +178,25 @@ impl Upstreams {
     ///
     /// # Errors
     /// [`SendError`]; nothing of an answer has been passed on then.
-    pub async fn send(&self, call: Call<'_>, request: Request<Body>) -> Result<Exchange, SendError> {
+    pub async fn send(&self, call: Call<'_>, mut request: Request<Body>) -> Result<Exchange, SendError> {
         let upstream = self.list.get(call.upstream).ok_or(SendError::UnknownUpstream(call.upstream))?;
         let mut slot = upstream.enter()?;
+        let mut lines = call.lines.map_or(&[][..], Lines::as_bytes);
+        if upstream.one_map
+            && let Some(fields) = call.lines
+        {
+            fields.append_to(request.headers_mut());
+            lines = &[];
+        }
         let key = upstream.balancer.key(request.headers(), call.subject);
-        let timeout = call.timeout.or(upstream.settings.response_timeout);
+        let manner = Manner { lines, timeout: call.timeout.or(upstream.settings.response_timeout) };
         let mut retries = upstream.settings.retries;
         let mut tried = Vec::new();
         let mut last = None;
         let mut request = request::outgoing(request);
         while let Some(index) = upstream.pick(key, &tried) {
             let target = &upstream.targets[index];
-            let failed = match target.attempt(request, timeout, &mut retries, &mut slot).await {
+            let failed = match target.attempt(request, manner, &mut retries, &mut slot).await {
                 Ok(exchange) => return Ok(exchange),
                 Err(failed) => failed,
             };
@@ -233,6 +246,8 @@ impl Upstream {
             settings: settings.clone(),
             balancer: Balancer::new(&settings.balance, &settings.targets),
             targets,
+            one_map: settings.targets.iter().any(|target| target.http2)
+                || matches!(settings.balance, Balance::HashHeader(_)),
             limit: settings.max_requests.map(|max| Arc::new(Limit { max, now: AtomicUsize::new(0) })),
             tasks,
         }

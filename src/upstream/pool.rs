@@ -51,29 +51,16 @@ impl Pool {
         }
     }
 
-    /// The connection put here last that is alive and takes a request at once.
+    /// The connection put here last. Whether it is still open is found out by whoever uses it.
     pub(super) fn take(&self) -> Option<Wire> {
-        let mut stack = self.stack();
-        let mut index = stack.wires.len();
-        while index > 0 {
-            index -= 1;
-            let wire = &stack.wires[index];
-            if wire.is_closed() {
-                stack.wires.remove(index);
-            } else if wire.is_ready() {
-                return Some(stack.wires.remove(index));
-            }
-            // Else its task has not come round after the last response yet, or the upstream never took the
-            // last of the request: the next request finds it ready, or a tick its age.
-        }
-        None
+        self.stack().wires.pop()
     }
 
     /// Keeps a connection whose response has ended; closes it where there are enough.
     pub(super) fn put(&self, mut wire: Wire) {
-        wire.pooled_at = self.now.load(Ordering::Relaxed);
+        wire.rest_from(self.now.load(Ordering::Relaxed));
         let mut stack = self.stack();
-        if !stack.retired && stack.wires.len() < self.max_idle && !wire.is_closed() {
+        if !stack.retired && stack.wires.len() < self.max_idle {
             stack.wires.push(wire);
             return;
         }
@@ -85,7 +72,9 @@ impl Pool {
     pub(super) fn tick(&self) {
         let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let mut stack = self.stack();
-        stack.wires.retain(|wire| !wire.is_closed() && now.wrapping_sub(wire.pooled_at) <= self.keep_ticks);
+        stack
+            .wires
+            .retain_mut(|wire| now.wrapping_sub(wire.pooled_at()) <= self.keep_ticks && !wire.is_closed());
     }
 
     /// Connections that wait for a request.

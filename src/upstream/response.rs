@@ -8,25 +8,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::response::Parts;
 use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
-use crate::answer::Body;
+use crate::answer::{Body, BoxError};
+use crate::clock::Timer;
 
 use super::channel::Place;
+use super::decode::{self, Framing};
 use super::error::{BodyError, Fault};
 use super::target::Ticket;
+use super::tunnel::Side;
 use super::upload::Upload;
 use super::wire::{Wire, later};
 use super::{Slot, Tunnel};
 
 /// Refuses what hyper's parser lets through although two readers could disagree about where it ends, and takes
 /// from a 204 the `Content-Length` that it must not have.
-pub(super) fn check(response: &mut Response<Incoming>, upgrade: bool) -> Result<(), Fault> {
-    let (status, version) = (response.status(), response.version());
-    let headers = response.headers_mut();
+pub(super) fn check(head: &mut Parts, upgrade: bool) -> Result<(), Fault> {
+    let (status, version) = (head.status, head.version);
+    let headers = &mut head.headers;
     if status == StatusCode::SWITCHING_PROTOCOLS {
         // Nothing else is ever asked for (RFC 6455 §4.1, point 2 of the server's answer).
         let to = headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -67,85 +73,92 @@ pub(super) fn check(response: &mut Response<Incoming>, upgrade: bool) -> Result<
 /// What a response holds until its body has ended: the connection, and its place among those under way.
 #[derive(Debug)]
 pub(super) struct Lease {
-    held: Held,
     ticket: Ticket,
     slot: Option<Slot>,
     upload: Option<Arc<Upload>>,
-    reusable: bool,
-}
-
-/// What a response comes on.
-#[derive(Debug)]
-pub(super) enum Held {
-    /// A connection of its own.
-    Wire(Wire),
-    /// One of many streams.
-    Stream { _place: Place },
-}
-
-impl From<Wire> for Held {
-    fn from(wire: Wire) -> Self {
-        Self::Wire(wire)
-    }
-}
-
-impl From<Place> for Held {
-    fn from(place: Place) -> Self {
-        Self::Stream { _place: place }
-    }
 }
 
 impl Lease {
-    pub(super) fn new(
-        held: impl Into<Held>,
-        ticket: Ticket,
-        slot: Option<Slot>,
-        upload: Option<Arc<Upload>>,
-    ) -> Self {
-        Self { held: held.into(), ticket, slot, upload, reusable: false }
-    }
-
-    /// The response has ended. The connection goes back to the pool unless its request is still being sent: an
-    /// upstream that answers before it has read the body may never read the rest, so that one is closed.
-    fn finish(self) {
-        if let Held::Wire(wire) = self.held
-            && self.reusable
-            && self.upload.is_none_or(|upload| upload.ended())
-        {
-            self.ticket.target().pool.put(wire);
-        }
+    pub(super) const fn new(ticket: Ticket, slot: Option<Slot>, upload: Option<Arc<Upload>>) -> Self {
+        Self { ticket, slot, upload }
     }
 }
 
-/// A 101: the connection goes on in the response's extensions, its place among those under way in the tunnel.
+/// Where a body comes from. Dropping it closes the connection, or resets the stream.
+#[derive(Debug)]
+enum Source {
+    /// A connection of its own.
+    Wire {
+        wire: Wire,
+        framing: Framing,
+        /// The connection goes on behind the answer.
+        reusable: bool,
+    },
+    /// One of many streams.
+    Stream {
+        incoming: Incoming,
+        /// The frame that was looked at too early to know whether it is the only one.
+        peeked: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        _place: Place,
+    },
+}
+
+/// A 101: the connection and its place among those under way go to the tunnel.
 pub(super) fn switch(
-    response: Response<Incoming>,
+    head: Parts,
+    wire: Wire,
+    lease: Lease,
+    idle: Option<Duration>,
+) -> (Response<Body>, Option<Tunnel>) {
+    let side = wire.into_socket().map(|(first, socket)| Side::Socket { first, socket });
+    let tunnel = side.map(|side| Tunnel { idle, side, _ticket: lease.ticket, _slot: lease.slot });
+    (Response::from_parts(head, Body::empty()), tunnel)
+}
+
+/// The same for a stream that has become one.
+pub(super) fn switch_http2(
+    head: Parts,
+    stream: Upgraded,
+    place: Place,
     lease: Lease,
     idle: Option<Duration>,
 ) -> (Response<Body>, Tunnel) {
-    let held = match lease.held {
-        Held::Wire(wire) => {
-            wire.detach();
-            None
-        }
-        stream => Some(stream),
-    };
-    let tunnel = Tunnel { idle, _held: held, _ticket: lease.ticket, _slot: lease.slot };
-    (response.map(|_| Body::empty()), tunnel)
+    let side = Side::Stream { stream: Box::new(TokioIo::new(stream)), _place: place };
+    let tunnel = Tunnel { idle, side, _ticket: lease.ticket, _slot: lease.slot };
+    (Response::from_parts(head, Body::empty()), tunnel)
 }
 
-/// The response with a body that holds the lease to its end. A body that is there already, whole and of known
+/// The response with a body that holds the connection to its end. A body that is there already, whole and of known
 /// length, is taken at once: it costs no allocation, and its connection serves the next request the sooner.
-pub(super) async fn stream(
+pub(super) fn stream(
+    head: Parts,
+    mut wire: Wire,
+    mut framing: Framing,
+    lease: Lease,
+    idle: Option<Duration>,
+) -> Response<Body> {
+    let reusable = decode::keeps_alive(&head);
+    let body = match wire.whole_body(&mut framing) {
+        Ok(Some(bytes)) => Body::full(bytes),
+        _ => Body::empty(),
+    };
+    let source = Source::Wire { wire, framing, reusable };
+    if source.is_over() {
+        source.finish(lease);
+        return Response::from_parts(head, body);
+    }
+    Response::from_parts(head, Pooled::body(source, lease, idle))
+}
+
+/// The same for one of many streams.
+pub(super) async fn stream_http2(
     response: Response<Incoming>,
-    mut lease: Lease,
+    place: Place,
+    lease: Lease,
     idle: Option<Duration>,
 ) -> Response<Body> {
     let (head, mut incoming) = response.into_parts();
-    // After an HTTP/1.0 answer hyper would speak HTTP/1.0 on that connection.
-    lease.reusable = head.version == Version::HTTP_11;
     if incoming.is_end_stream() {
-        lease.finish();
         return Response::from_parts(head, Body::empty());
     }
     let mut peeked = Poll::Pending;
@@ -154,46 +167,86 @@ pub(super) async fn stream(
         if incoming.is_end_stream()
             && let Poll::Ready(Some(Ok(frame))) = peeked
         {
-            lease.finish();
             return Response::from_parts(head, Body::full(frame.into_data().unwrap_or_default()));
         }
     }
-    let idle = idle.map(|limit| Idle { limit, moved: Instant::now(), alarm: None });
-    Response::from_parts(head, Body::boxed(Pooled { incoming, peeked, lease: Some(lease), idle }))
+    Response::from_parts(head, Pooled::body(Source::Stream { incoming, peeked, _place: place }, lease, idle))
 }
 
 /// A response body that gives its connection back at its end, and closes it when it is dropped before.
 #[derive(Debug)]
 struct Pooled {
-    incoming: Incoming,
-    /// The frame that was looked at too early to know whether it is the only one.
-    peeked: Peeked,
     /// Gone when the body has ended, one way or the other.
-    lease: Option<Lease>,
+    held: Option<(Source, Lease)>,
+    /// Why it broke off, until somebody is told.
+    broken: Option<BoxError>,
     idle: Option<Idle>,
 }
 
-type Peeked = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
-
-/// Ends a body in which nothing moves. Its timer is made when a body waits for the first time.
+/// Ends a body in which nothing moves.
 #[derive(Debug)]
 struct Idle {
     limit: Duration,
-    moved: Instant,
-    alarm: Option<Pin<Box<Sleep>>>,
+    /// When something last did; `None` until the body waits for the first time.
+    moved: Option<Instant>,
+    /// Of a stream; a connection has a timer of its own.
+    timer: Timer,
 }
 
-impl Pooled {
-    fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.finish();
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Wire { wire, framing, .. } => wire.poll_body(framing, cx),
+            Self::Stream { incoming, peeked, .. } => match std::mem::replace(peeked, Poll::Pending) {
+                Poll::Pending => Pin::new(incoming).poll_frame(cx),
+                ready => ready,
+            }
+            .map_err(Into::into),
         }
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Peeked {
-        match std::mem::replace(&mut self.peeked, Poll::Pending) {
-            Poll::Pending => Pin::new(&mut self.incoming).poll_frame(cx),
-            ready => ready,
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Wire { framing, .. } => framing.is_over(),
+            Self::Stream { incoming, peeked, .. } => peeked.is_pending() && incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Wire { framing, .. } => framing.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Stream { incoming, peeked, .. } => {
+                let rest = incoming.size_hint();
+                match (peeked, rest.exact()) {
+                    (Poll::Ready(Some(Ok(frame))), Some(rest)) => {
+                        SizeHint::with_exact(rest + frame.data_ref().map_or(0, |data| data.len() as u64))
+                    }
+                    _ => rest,
+                }
+            }
+        }
+    }
+
+    /// The response has ended. The connection goes back to the pool unless its request is still being sent: an
+    /// upstream that answers before it has read the body may never read the rest, so that one is closed.
+    fn finish(self, lease: Lease) {
+        if let Self::Wire { wire, reusable: true, .. } = self
+            && wire.is_at_rest()
+        {
+            lease.ticket.target().pool.put(wire);
+        }
+    }
+}
+
+impl Pooled {
+    fn body(source: Source, lease: Lease, idle: Option<Duration>) -> Body {
+        let idle = idle.map(|limit| Idle { limit, moved: None, timer: Timer::default() });
+        Body::boxed(Self { held: Some((source, lease)), broken: None, idle })
+    }
+
+    fn finish(&mut self) {
+        if let Some((source, lease)) = self.held.take() {
+            source.finish(lease);
         }
     }
 }
@@ -207,16 +260,17 @@ impl HttpBody for Pooled {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if this.lease.is_none() {
-            return Poll::Ready(None);
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(BodyError::Broken(error))));
         }
-        match this.poll_incoming(cx) {
+        let Some((source, lease)) = &mut this.held else { return Poll::Ready(None) };
+        match source.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(idle) = &mut this.idle {
                     idle.moved();
                 }
                 // Trailers come last, and nobody asks for more after them.
-                if frame.is_trailers() || this.incoming.is_end_stream() {
+                if frame.is_trailers() || source.is_over() {
                     this.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -226,30 +280,29 @@ impl HttpBody for Pooled {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                this.lease = None;
-                Poll::Ready(Some(Err(BodyError::Broken(error))))
+                // In a moment: the client's connection is reset then, and what came before may go out first.
+                (this.held, this.broken) = (None, Some(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Pending => {
                 let Some(idle) = &mut this.idle else { return Poll::Pending };
-                let upload = this.lease.as_ref().and_then(|lease| lease.upload.as_deref());
-                ready!(idle.poll_expired(cx, upload));
-                this.lease = None;
+                ready!(idle.poll_expired(cx, source, lease.upload.as_deref()));
+                this.held = None;
                 Poll::Ready(Some(Err(BodyError::Idle(idle.limit))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.peeked.is_pending() && self.incoming.is_end_stream()
+        self.broken.is_none() && self.held.as_ref().is_none_or(|(source, _)| source.is_over())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.incoming.size_hint();
-        match (&self.peeked, rest.exact()) {
-            (Poll::Ready(Some(Ok(frame))), Some(rest)) => {
-                SizeHint::with_exact(rest + frame.data_ref().map_or(0, |data| data.len() as u64))
-            }
-            _ => rest,
+        match (&self.held, &self.broken) {
+            (Some((source, _)), _) => source.size_hint(),
+            (None, Some(_)) => SizeHint::default(),
+            (None, None) => SizeHint::with_exact(0),
         }
     }
 }
@@ -265,28 +318,24 @@ impl Drop for Pooled {
 
 impl Idle {
     fn moved(&mut self) {
-        if self.alarm.is_some() {
-            self.moved = Instant::now();
+        if let Some(moved) = &mut self.moved {
+            *moved = Instant::now();
         }
     }
 
     /// Ready when nothing has moved for the limit, in this body or in the request that is still being sent.
-    fn poll_expired(&mut self, cx: &mut Context<'_>, upload: Option<&Upload>) -> Poll<()> {
-        let alarm = match &mut self.alarm {
-            Some(alarm) => alarm,
-            None => {
-                self.moved = Instant::now();
-                self.alarm.insert(Box::pin(sleep(self.limit)))
-            }
-        };
-        loop {
-            ready!(alarm.as_mut().poll(cx));
-            let moved = upload.map_or(self.moved, |upload| upload.moved_at().max(self.moved));
-            let next = later(moved, self.limit);
-            if next <= Instant::now() {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(next);
+    fn poll_expired(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Source,
+        upload: Option<&Upload>,
+    ) -> Poll<()> {
+        let moved = *self.moved.get_or_insert_with(Instant::now);
+        let moved = upload.map_or(moved, |upload| upload.moved_at().max(moved));
+        let deadline = later(moved, self.limit);
+        match source {
+            Source::Wire { wire, .. } => wire.poll_deadline(deadline, cx),
+            Source::Stream { .. } => self.timer.poll(deadline, cx),
         }
     }
 }

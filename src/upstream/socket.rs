@@ -14,6 +14,15 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
+}
+
+impl Socket {
+    /// Whether what it has taken may not be what it has sent.
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
 }
 
 macro_rules! each {
@@ -22,6 +31,8 @@ macro_rules! each {
             Socket::Tcp($stream) => $call,
             Socket::Unix($stream) => $call,
             Socket::Tls($stream) => $call,
+            #[cfg(test)]
+            Socket::Memory($stream) => $call,
         }
     };
 }
@@ -50,6 +61,8 @@ impl AsyncWrite for Socket {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
+            Self::Memory(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -7,10 +7,7 @@ use std::time::Duration;
 use http::header::{HeaderValue, UPGRADE};
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::Instant;
-
-use crate::answer::Body;
 
 use super::channel::{self, Channels};
 use super::connect::{ConnectError, Connector};
@@ -22,7 +19,7 @@ use super::response::{self, Lease};
 use super::settings::{self, Settings};
 use super::upload::Outgoing;
 use super::wire::{Lost, Wire};
-use super::{Exchange, Served, Slot, Tunnel, websocket};
+use super::{Exchange, Served, Slot, websocket};
 
 /// One address of an upstream.
 #[derive(Debug)]
@@ -63,6 +60,15 @@ pub(super) struct Failed {
     pub(super) unsent: Option<Box<Request<Outgoing>>>,
 }
 
+/// How a request is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner<'a> {
+    /// Fields beside those of the request, as they go out over HTTP/1.1.
+    pub(super) lines: &'a [u8],
+    /// To the response head.
+    pub(super) timeout: Option<Duration>,
+}
+
 /// A request under way at a target.
 #[derive(Debug)]
 pub(super) struct Ticket(Arc<Target>);
@@ -89,15 +95,13 @@ impl Target {
     /// The status of the answer to one request on a connection of its own; `None` without one.
     pub(super) async fn probe(&self, mut request: Request<Outgoing>) -> Option<StatusCode> {
         let open = &self.counts.open;
-        let answer = if self.channels.is_some() {
+        if self.channels.is_some() {
             request::to_http2(&mut request, &self.scheme, &self.host);
             let place = Channels::alone(&self.connector, open).await.ok()?;
-            place.send(request, None).await
-        } else {
-            let mut wire = Wire::open(&self.connector, open).await.ok()?;
-            wire.send(request, None).await
-        };
-        Some(answer.ok()?.status())
+            return Some(place.send(request, None).await.ok()?.status());
+        }
+        let mut wire = Wire::open(&self.connector, open).await.ok()?;
+        Some(wire.send(request, &[], None).await.ok()?.0.status)
     }
 
     /// One attempt: an idle connection if there is one, else a new one. A request that an idle connection did
@@ -106,7 +110,7 @@ impl Target {
     pub(super) async fn attempt(
         self: &Arc<Self>,
         mut request: Request<Outgoing>,
-        timeout: Option<Duration>,
+        manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
     ) -> Result<Exchange, Failed> {
@@ -114,12 +118,14 @@ impl Target {
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(channels) = &self.channels {
             if request.headers().contains_key(UPGRADE) {
-                return self.attempt_websocket(channels, request, timeout, retries, slot, ticket).await;
+                return self
+                    .attempt_websocket(channels, request, manner.timeout, retries, slot, ticket)
+                    .await;
             }
             request::to_http2(&mut request, &self.scheme, &self.host);
-            return self.attempt_http2(channels, request, timeout, retries, slot, ticket).await;
+            return self.attempt_http2(channels, request, manner.timeout, retries, slot, ticket).await;
         }
-        self.attempt_http1(None, request, timeout, retries, slot, ticket).await
+        self.attempt_http1(None, request, manner, retries, slot, ticket).await
     }
 
     /// The same over HTTP/1.1, on a new connection where one is given.
@@ -127,7 +133,7 @@ impl Target {
         self: &Arc<Self>,
         fresh: Option<(Wire, Duration)>,
         mut request: Request<Outgoing>,
-        timeout: Option<Duration>,
+        manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
         ticket: Ticket,
@@ -147,20 +153,29 @@ impl Target {
                     Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
                 },
             };
-            let lost = match wire.send(request, timeout).await {
-                Ok(response) => {
-                    let lease = Lease::new(wire, ticket, slot.take(), upload);
+            let lost = match wire.send(request, manner.lines, manner.timeout).await {
+                Ok((head, framing)) => {
+                    let lease = Lease::new(ticket, slot.take(), upload);
                     let served = Served { target: Arc::clone(&self.name), reused, connect };
-                    if let Err(fault) = websocket::answered(&response, accept.as_ref()) {
+                    if let Err(fault) = websocket::answered(&head, accept.as_ref()) {
                         return Err(self.lost(Lost::Fault(fault), false, true));
                     }
-                    let (response, tunnel) = self.admit(response, lease, upgrade).await?;
+                    let idle = self.stream_idle_timeout;
+                    let (response, tunnel) = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                        response::switch(head, wire, lease, idle)
+                    } else {
+                        (response::stream(head, wire, framing, lease, idle), None)
+                    };
                     return Ok(Exchange { response, served, tunnel });
                 }
                 Err(lost) => lost,
             };
             match lost {
-                Lost::Unsent(again, _) if reused => request = *again,
+                // It ended while it was idle: the next one of those, or a new one.
+                Lost::Unsent(again, _) if reused => {
+                    request = *again;
+                    open = self.pool.take().map(|wire| (wire, None));
+                }
                 Lost::Silent(Some(again), _) if reused && *retries > 0 => {
                     *retries -= 1;
                     request = *again;
@@ -198,10 +213,16 @@ impl Target {
             let reused = place.reused;
             let lost = match place.send(request, timeout).await {
                 Ok(response) => {
-                    let lease = Lease::new(place, ticket, slot.take(), upload);
+                    let (mut head, body) = response.into_parts();
+                    if let Err(fault) = response::check(&mut head, false) {
+                        return Err(self.lost(Lost::Fault(fault), false, true));
+                    }
+                    let response = Response::from_parts(head, body);
+                    let lease = Lease::new(ticket, slot.take(), upload);
                     let served = Served { target: Arc::clone(&self.name), reused, connect };
-                    let (response, tunnel) = self.admit(response, lease, false).await?;
-                    return Ok(Exchange { response, served, tunnel });
+                    let idle = self.stream_idle_timeout;
+                    let response = response::stream_http2(response, place, lease, idle).await;
+                    return Ok(Exchange { response, served, tunnel: None });
                 }
                 Err(lost) => lost,
             };
@@ -243,23 +264,6 @@ impl Target {
         }
     }
 
-    async fn admit(
-        self: &Arc<Self>,
-        mut response: Response<Incoming>,
-        lease: Lease,
-        upgrade: bool,
-    ) -> Result<(Response<Body>, Option<Tunnel>), Failed> {
-        if let Err(fault) = response::check(&mut response, upgrade) {
-            return Err(self.lost(Lost::Fault(fault), false, true));
-        }
-        let idle = self.stream_idle_timeout;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (response, tunnel) = response::switch(response, lease, idle);
-            return Ok((response, Some(tunnel)));
-        }
-        Ok((response::stream(response, lease, idle).await, None))
-    }
-
     async fn connect(&self) -> Result<(Wire, Duration), SendError> {
         let started = Instant::now();
         self.counts.connects.fetch_add(1, Ordering::Relaxed);
@@ -299,11 +303,9 @@ impl Target {
             Lost::Unsent(request, source) if spoke => {
                 (SendError::Protocol { target, fault: Fault::Unsolicited(source) }, Some(request))
             }
-            Lost::Unsent(request, source) => {
-                (SendError::Unreachable { target, source: source.into() }, Some(request))
-            }
+            Lost::Unsent(request, source) => (SendError::Unreachable { target, source }, Some(request)),
             Lost::Silent(_, source) => {
-                let error = SendError::Unreachable { target, source: source.into() };
+                let error = SendError::Unreachable { target, source };
                 if reused {
                     return Failed { error, unsent: None };
                 }

@@ -21,7 +21,6 @@ pub(super) struct Upload {
     moved_ms: AtomicU64,
     /// The connection waits for the client.
     awaiting_client: AtomicBool,
-    ended: AtomicBool,
     error: Mutex<Option<BoxError>>,
 }
 
@@ -31,7 +30,6 @@ impl Upload {
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
             awaiting_client: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
             error: Mutex::new(None),
         }
     }
@@ -44,11 +42,6 @@ impl Upload {
     /// When bytes last moved, or when the upload began.
     pub(super) fn moved_at(&self) -> Instant {
         self.started + Duration::from_millis(self.moved_ms.load(Ordering::Acquire))
-    }
-
-    /// Whether the whole body was handed over.
-    pub(super) fn ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
     }
 
     /// The error that the body ended with, once.
@@ -68,6 +61,8 @@ impl Upload {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     body: Body,
+    /// Comes before the rest: it was taken for a connection that took nothing.
+    first: Bytes,
     /// Absent for a body that is empty from the start, so that a plain GET allocates nothing here.
     upload: Option<Arc<Upload>>,
     trailers: bool,
@@ -81,12 +76,19 @@ pub(super) struct UploadFailed;
 impl Outgoing {
     pub(super) fn new(body: Body) -> Self {
         let upload = (!body.is_end_stream()).then(|| Arc::new(Upload::new()));
-        Self { body, upload, trailers: false }
+        Self { body, first: Bytes::new(), upload, trailers: false }
     }
 
     /// A body without bytes.
     pub(super) const fn empty() -> Self {
-        Self { body: Body::empty(), upload: None, trailers: false }
+        Self { body: Body::empty(), first: Bytes::new(), upload: None, trailers: false }
+    }
+
+    /// What was taken last comes once more.
+    pub(super) fn put_back(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            self.first = data;
+        }
     }
 
     /// Whether trailers go on to the target.
@@ -110,6 +112,10 @@ impl HttpBody for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, UploadFailed>>> {
         let this = &mut *self;
         let Some(upload) = &this.upload else { return Poll::Ready(None) };
+        if !this.first.is_empty() {
+            upload.moved();
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.first)))));
+        }
         loop {
             let polled = Pin::new(&mut this.body).poll_frame(cx);
             if polled.is_pending() {
@@ -119,14 +125,10 @@ impl HttpBody for Outgoing {
                 Some(Ok(frame)) if frame.is_trailers() && !this.trailers => {}
                 Some(Ok(frame)) => {
                     upload.moved();
-                    if frame.is_trailers() || this.body.is_end_stream() {
-                        upload.ended.store(true, Ordering::Release);
-                    }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 None => {
                     upload.moved();
-                    upload.ended.store(true, Ordering::Release);
                     return Poll::Ready(None);
                 }
                 Some(Err(error)) => {
@@ -138,11 +140,15 @@ impl HttpBody for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upload.is_none() || self.body.is_end_stream()
+        self.upload.is_none() || (self.first.is_empty() && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.body.size_hint();
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(rest + self.first.len() as u64),
+            None => rest,
+        }
     }
 }
 
@@ -161,6 +167,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_put_back_comes_first_and_once() {
+        let pieces =
+            ["ab", "cd"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece.as_bytes()))));
+        for body in [Body::boxed(StreamBody::new(stream::iter(pieces))), Body::full("abcd")] {
+            let mut outgoing = Outgoing::new(body);
+            let length = outgoing.size_hint().exact();
+            let taken = outgoing.frame().await.unwrap().unwrap().into_data().unwrap();
+            outgoing.put_back(taken);
+            assert!(!outgoing.is_end_stream());
+            assert_eq!(outgoing.size_hint().exact(), length);
+            assert_eq!(outgoing.collect().await.unwrap().to_bytes(), "abcd");
+        }
+    }
+
+    #[tokio::test]
     async fn trailers_do_not_pass() {
         let mut trailers = http::HeaderMap::new();
         trailers.insert("x-user", http::HeaderValue::from_static("root"));
@@ -168,11 +189,9 @@ mod tests {
             [Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"abc"))), Ok(Frame::trailers(trailers))];
         let body = Body::boxed(StreamBody::new(stream::iter(frames)));
         let outgoing = Outgoing::new(body);
-        let upload = Arc::clone(outgoing.upload().unwrap());
         let collected = outgoing.collect().await.unwrap();
         assert!(collected.trailers().is_none());
         assert_eq!(collected.to_bytes(), "abc");
-        assert!(upload.ended());
     }
 
     #[tokio::test]
@@ -182,7 +201,6 @@ mod tests {
         let outgoing = Outgoing::new(body);
         let upload = Arc::clone(outgoing.upload().unwrap());
         assert!(outgoing.collect().await.is_err());
-        assert!(!upload.ended());
         assert_eq!(upload.take_error().unwrap().to_string(), "too large");
     }
 }

@@ -13,15 +13,16 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TE, UPGRADE,
 };
+use http::response::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::channel::{self, Channels};
+use super::channel::{self, Channels, Place};
 use super::error::Fault;
 use super::request;
 use super::response::{self, Lease};
-use super::target::{Failed, Target, Ticket};
+use super::target::{Failed, Manner, Target, Ticket};
 use super::upload::Outgoing;
 use super::wire::Lost;
 use super::{Exchange, Served, Slot};
@@ -57,10 +58,10 @@ pub(super) fn ask(headers: &mut HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Judges the answer to a key of ours.
-pub(super) fn answered(response: &Response<Incoming>, expected: Option<&HeaderValue>) -> Result<(), Fault> {
-    let said = response.headers().get(SEC_WEBSOCKET_ACCEPT);
+pub(super) fn answered(head: &Parts, expected: Option<&HeaderValue>) -> Result<(), Fault> {
+    let said = head.headers.get(SEC_WEBSOCKET_ACCEPT);
     match expected {
-        Some(expected) if response.status() == StatusCode::SWITCHING_PROTOCOLS && said != Some(expected) => {
+        Some(expected) if head.status == StatusCode::SWITCHING_PROTOCOLS && said != Some(expected) => {
             Err(Fault::WebSocketAccept)
         }
         _ => Ok(()),
@@ -80,11 +81,11 @@ fn connect(mut request: Request<Outgoing>) -> (Request<Outgoing>, Option<HeaderV
 }
 
 /// The 200 of HTTP/2 as the 101 that it would be in HTTP/1.1.
-fn switched(response: &mut Response<Incoming>, accept: Option<HeaderValue>) {
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+fn switched(head: &mut Parts, accept: Option<HeaderValue>) {
+    head.status = StatusCode::SWITCHING_PROTOCOLS;
+    head.headers.remove(SEC_WEBSOCKET_ACCEPT);
     if let Some(accept) = accept {
-        response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+        head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
 }
 
@@ -113,7 +114,9 @@ impl Target {
                 drop(place);
                 return match self.open_http1().await {
                     Some(wire) => {
-                        self.attempt_http1(Some(wire), request, timeout, retries, slot, ticket).await
+                        // What speaks HTTP/2 was given all fields in one map.
+                        let manner = Manner { lines: &[], timeout };
+                        self.attempt_http1(Some(wire), request, manner, retries, slot, ticket).await
                     }
                     None => self.attempt_plain(channels, request, timeout, retries, slot, ticket).await,
                 };
@@ -123,8 +126,8 @@ impl Target {
             let lost = match place.send(asking, timeout).await {
                 Ok(response) => {
                     let served = Served { target: Arc::clone(&self.name), reused, connect: took };
-                    let lease = Lease::new(place, ticket, slot.take(), None);
-                    return self.opened(response, accept, lease, served).await;
+                    let lease = Lease::new(ticket, slot.take(), None);
+                    return self.opened(response, accept, place, lease, served).await;
                 }
                 Err(lost) => lost,
             };
@@ -143,20 +146,28 @@ impl Target {
         self: &Arc<Self>,
         mut response: Response<Incoming>,
         accept: Option<HeaderValue>,
+        place: Place,
         lease: Lease,
         served: Served,
     ) -> Result<Exchange, Failed> {
-        if let Err(fault) = response::check(&mut response, false) {
+        let upgrade = hyper::upgrade::on(&mut response);
+        let (mut head, body) = response.into_parts();
+        if let Err(fault) = response::check(&mut head, false) {
             return Err(self.lost(Lost::Fault(fault), false, true));
         }
         let idle = self.stream_idle_timeout();
-        // The library hands over the stream at this status alone.
-        if response.status() != StatusCode::OK {
-            let response = response::stream(response, lease, idle).await;
+        // The library hands over the stream at this status alone, and at once.
+        if head.status != StatusCode::OK {
+            let response = Response::from_parts(head, body);
+            let response = response::stream_http2(response, place, lease, idle).await;
             return Ok(Exchange { response, served, tunnel: None });
         }
-        switched(&mut response, accept);
-        let (response, tunnel) = response::switch(response, lease, idle);
+        let stream = match upgrade.await {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.lost(Lost::Silent(None, error.into()), false, true)),
+        };
+        switched(&mut head, accept);
+        let (response, tunnel) = response::switch_http2(head, stream, place, lease, idle);
         Ok(Exchange { response, served, tunnel: Some(tunnel) })
     }
 

@@ -84,7 +84,9 @@ impl Case {
             upgrade: self.upgrade,
             http2: self.http2,
         };
-        super::request(request.into_parts().0, &outbound)
+        let (mut parts, lines) = super::request(request.into_parts().0, &outbound)?;
+        lines.append_to(&mut parts.headers);
+        Ok(parts)
     }
 
     fn target(&self, target: &str, expected: &str) {

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::Rules;
 use super::drain::Ticket;
 use super::stream::Stream;
-use super::timer::Timer;
+use crate::clock::Timer;
 pub(in crate::server) use fault::Fault;
 pub use framer::HeadFacts;
 use framer::{Framer, Then};

@@ -214,8 +214,7 @@ async fn an_upgrade_that_was_asked_for_is_handed_over() {
     request.headers_mut().insert("sec-websocket-key", "k".parse().unwrap());
     let exchange = upstreams.send(Call::default(), request).await.unwrap();
     assert_eq!(exchange.response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    let upgraded = hyper::upgrade::on(exchange.response).await.unwrap();
-    let mut tunnel = hyper_util::rt::TokioIo::new(upgraded);
+    let mut tunnel = exchange.tunnel.unwrap();
     let mut bytes = [0; 2];
     tunnel.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"hi");

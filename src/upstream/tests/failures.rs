@@ -35,18 +35,17 @@ async fn an_idempotent_request_survives_a_stale_connection() {
 #[tokio::test]
 async fn whatever_a_dying_connection_did_not_take_goes_on_to_a_new_one() {
     let upstream = Scripted::always(OK).await;
-    let upstreams = start(Settings { retries: 0, ..settings(&[upstream.address]) });
     let (chunks, unfinished) = streaming();
     for request in [get(), post(Body::full("x")), post(unfinished)] {
-        let (wire, driver) = Wire::by_hand().await;
-        upstreams.list[0].targets[0].pool.put(wire);
-        let mut sending = Box::pin(upstreams.send(Call::default(), request));
-        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(sending.as_mut().poll(cx))).await;
-        assert!(polled.is_pending(), "it waits on the idle connection");
-        drop(driver);
-        assert!(!sending.await.unwrap().served.reused);
+        let upstreams = start(Settings { retries: 0, ..settings(&[upstream.address]) });
+        for _ in 0..3 {
+            let (wire, far) = Wire::by_hand();
+            upstreams.list[0].targets[0].pool.put(wire);
+            drop(far);
+        }
+        assert!(!upstreams.send(Call::default(), request).await.unwrap().served.reused);
+        assert_eq!(target(&upstreams).failures_total, 0);
     }
-    assert_eq!(target(&upstreams).failures_total, 0);
     drop(chunks);
 }
 
@@ -254,5 +253,50 @@ async fn an_early_answer_is_passed_on_and_its_connection_closed() {
     assert_eq!(exchange.response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(exchange.response.into_body().collect().await.unwrap().to_bytes(), "no");
     eventually("closed", || target(&upstreams).connections == 0).await;
-    assert!(chunks.is_closed(), "the rest of the upload is let go");
+    eventually("the rest of the upload is let go", || chunks.is_closed()).await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_behind_an_early_answer_that_nobody_reads_yet() {
+    let (sender, mut received) = mpsc::channel(1);
+    let upstream = Scripted::new(move |_, mut stream| {
+        let sender = sender.clone();
+        async move {
+            head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+            let mut bytes = Vec::new();
+            while !bytes.ends_with(b"0\r\n\r\n") {
+                bytes.push(stream.read_u8().await.unwrap());
+            }
+            sender.send(bytes).await.unwrap();
+            stream.write_all(b"done").await.unwrap();
+        }
+    })
+    .await;
+    let upstreams = one(&upstream);
+    let (chunks, body) = streaming();
+    let exchange = upstreams.send(Call::default(), post(body)).await.unwrap();
+    for text in ["abc", "defg"] {
+        chunks.send(chunk(text)).await.unwrap();
+    }
+    drop(chunks);
+    assert_eq!(received.recv().await.unwrap(), b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n");
+    assert_eq!(exchange.response.into_body().collect().await.unwrap().to_bytes(), "done");
+    eventually("closed", || target(&upstreams).connections == 0).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_behind_an_early_answer_breaks_it() {
+    let upstream = Scripted::new(|_, mut stream| async move {
+        head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+        reads_until_end(&mut stream).await;
+    })
+    .await;
+    let upstreams = one(&upstream);
+    let (chunks, body) = streaming();
+    let exchange = upstreams.send(Call::default(), post(body)).await.unwrap();
+    chunks.send(Err("too slow".into())).await.unwrap();
+    assert!(exchange.response.into_body().collect().await.is_err());
+    eventually("closed", || target(&upstreams).connections == 0).await;
 }
