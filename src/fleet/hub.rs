@@ -133,7 +133,10 @@ impl Hub {
             ack
         });
         let ack = kept.await.map_err(|_| AppendError::Closed)??;
-        Ok((ack, self.is_sent(ack.sequence).await))
+        let sent = self.is_sent(ack.sequence).await;
+        // A lift that was overtaken is done with, and the others do not have it.
+        let first = ack.sequence.saturating_sub(ack.accepted as u64) + 1;
+        Ok((ack, sent && !self.pending().has_dropped(first..=ack.sequence)))
     }
 
     /// Waits until the shared log has everything up to this sequence; not for long, and not while the link is down.

@@ -1,12 +1,13 @@
 //! What others have revoked: into the log of this gateway, in the order of the shared log.
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::hub::Hub;
 use super::pending::Pending;
 use super::{Batch, Delivered, EngineError, Epoch, Follow, Position};
-use crate::revocation::{AppendError, Origin, Place, Revocation};
+use crate::revocation::{AppendError, Blocklist, GatewayId, Origin, Place, Revocation, SelectorKey};
 
 /// How long the engine is asked to wait for something new.
 const QUIET: Duration = Duration::from_millis(500);
@@ -102,7 +103,7 @@ async fn apply(hub: &Hub, epoch: Epoch, piece: Piece) -> Result<(), EngineError>
             if returned > 0 && !delicate && !pending.has_lifts() {
                 pending.returned(returned);
             }
-            wanted(hub, &mut pending, &entries)
+            wanted(hub.gateway(), hub.log.blocklist(), &mut pending, &entries)
         };
         if wanted.is_empty() {
             break;
@@ -119,7 +120,10 @@ async fn apply(hub: &Hub, epoch: Epoch, piece: Piece) -> Result<(), EngineError>
         };
         let put = {
             let mut pending = hub.pending();
-            if (delicate || pending.has_lifts()) && self::wanted(hub, &mut pending, &entries) != wanted {
+            let is_delicate = delicate || pending.has_lifts();
+            if is_delicate
+                && self::wanted(hub.gateway(), hub.log.blocklist(), &mut pending, &entries) != wanted
+            {
                 continue;
             }
             hub.log.put(prepared)
@@ -171,19 +175,36 @@ async fn rest(error: AppendError) -> Result<(), EngineError> {
     }
 }
 
-/// What of these has to go to the log, in view of what is on its way from here.
-fn wanted(hub: &Hub, pending: &mut Pending, entries: &[Incoming]) -> Vec<Incoming> {
+/// What of these has to go to the log, in view of what is on its way from here. Each is looked at as if those before it
+/// had been carried out: what is in force now is not what will be then.
+fn wanted(
+    gateway: GatewayId,
+    list: &Blocklist,
+    pending: &mut Pending,
+    entries: &[Incoming],
+) -> Vec<Incoming> {
+    let delicate = entries.iter().any(|(entry, _)| entry.lift);
+    // Keys that those before have revoked (true) or lifted.
+    let mut changed: HashMap<SelectorKey, bool> = HashMap::new();
+    // Own entries up to here stand before the one that is looked at.
+    let mut behind = 0;
     let mut wanted = Vec::with_capacity(entries.len());
     for (entry, origin) in entries {
         let key = entry.selector.key();
-        let Origin::Shared { gateway, sequence, .. } = *origin else { continue };
-        let own = gateway == hub.gateway() && sequence > 0;
-        let in_force = hub.log.blocklist().has(&entry.standing());
+        let Origin::Shared { gateway: from, sequence, .. } = *origin else { continue };
+        let own = from == gateway && sequence > 0;
+        if own {
+            behind = sequence;
+        }
+        let before = changed.get(&key).copied();
+        let in_force = before != Some(false) && list.has(&entry.standing());
         let is_wanted = match (own, entry.lift) {
             // It is in the log; what others did before it in the shared log may have undone it.
-            (true, false) => !in_force && !pending.has(&key, true, sequence),
-            (true, true) => hub.log.blocklist().has_key(entry) && !pending.has(&key, false, sequence),
-            (false, true) => !pending.has(&key, false, 0),
+            (true, false) => !in_force && !pending.has(&key, true, behind),
+            (true, true) => {
+                before.unwrap_or_else(|| list.has_key(entry)) && !pending.has(&key, false, behind)
+            }
+            (false, true) => !pending.has(&key, false, behind),
             (false, false) => {
                 pending.void_lifts(&key);
                 // What only repeats what is in force is not worth a line, unless it tells who and why.
@@ -191,6 +212,9 @@ fn wanted(hub: &Hub, pending: &mut Pending, entries: &[Incoming]) -> Vec<Incomin
             }
         };
         if is_wanted {
+            if delicate {
+                changed.insert(key, !entry.lift);
+            }
             wanted.push((entry.clone(), *origin));
         }
     }
@@ -209,5 +233,71 @@ impl Hub {
         *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.sent.send_modify(|sent| sent.up = false);
         self.status.set_connected(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::revocation::{Kind, Selector};
+
+    const HERE: GatewayId = GatewayId([1; 16]);
+    const THERE: GatewayId = GatewayId([2; 16]);
+
+    fn entry(lift: bool) -> Revocation {
+        Revocation {
+            selector: Selector::new(Kind::Token, "self", "t"),
+            lift,
+            issued_before: None,
+            expires_at: UnixTime::from_secs(4_000_000_000),
+            reason: "".into(),
+            actor: "".into(),
+            address: "".into(),
+            at: UnixTime::from_secs(1),
+        }
+    }
+
+    /// Entries of one token in the order of the shared log: whose, its sequence there, whether it takes back.
+    fn incoming(order: &[(GatewayId, u64, bool)]) -> Vec<Incoming> {
+        let shared = |gateway, sequence| Origin::Shared { gateway, sequence, position: (sequence, 0) };
+        order.iter().map(|&(gateway, sequence, lift)| (entry(lift), shared(gateway, sequence))).collect()
+    }
+
+    /// Whether the token is revoked in the end, when all of `order` is looked at as one piece.
+    fn is_revoked(before: bool, pending: &mut Pending, order: &[(GatewayId, u64, bool)]) -> bool {
+        let list = Blocklist::sized(2);
+        if before {
+            list.hold(&entry(false).standing());
+        }
+        let last = wanted(HERE, &list, pending, &incoming(order)).pop();
+        last.map_or(before, |(entry, _)| !entry.lift)
+    }
+
+    fn on_its_way(lifts: &[bool]) -> Pending {
+        let mut pending = Pending::default();
+        let key = entry(false).selector.key();
+        let ticket = pending.begin(lifts.iter().map(|lift| (key, *lift)));
+        pending.settle(ticket, Some(lifts.len() as u64));
+        pending
+    }
+
+    #[test]
+    fn a_lift_behind_an_own_revocation_is_carried_out_also_when_both_come_at_once() {
+        assert!(!is_revoked(true, &mut on_its_way(&[false]), &[(HERE, 1, false), (THERE, 1, true)]));
+        assert!(is_revoked(true, &mut on_its_way(&[false]), &[(THERE, 1, true), (HERE, 1, false)]));
+        // The second own one is still to come.
+        let order = [(HERE, 1, false), (THERE, 1, true)];
+        assert!(is_revoked(true, &mut on_its_way(&[false, false]), &order));
+    }
+
+    #[test]
+    fn what_is_read_again_ends_as_the_shared_log_has_it() {
+        // Nothing of it is known to be on its way: the gateway was away, or started.
+        let mut none = Pending::default();
+        assert!(is_revoked(true, &mut none, &[(THERE, 1, true), (HERE, 1, false)]));
+        assert!(is_revoked(true, &mut none, &[(HERE, 1, true), (HERE, 2, false)]));
+        assert!(!is_revoked(false, &mut none, &[(THERE, 1, false), (HERE, 1, true)]));
+        assert!(!is_revoked(false, &mut none, &[(HERE, 1, false), (THERE, 1, true)]));
     }
 }

@@ -1,11 +1,12 @@
 //! The link to the shared log, from one failure to the next.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hub::Hub;
 use super::{EngineError, Epoch, Member, Met, Position, inbox, outbox, whole};
-use crate::revocation::{FollowError, Origin};
+use crate::revocation::{FollowError, Origin, Record, SelectorKey};
 
 /// The first and the longest pause before the next attempt.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -117,7 +118,7 @@ async fn come_in(hub: &Hub, met: Met) -> Result<(Position, u64, Position), Engin
         rejoin(hub, met, place.is_some()).await?
     };
     let own = own.unwrap_or(0);
-    recall(hub, own, sent_before).await?;
+    recall(hub, own, sent_before, gapless && can_forward).await?;
     *hub.epoch.lock().unwrap_or_else(PoisonError::into_inner) = Some((met.epoch, met.replicas));
     let from = if gapless && can_forward { at.unwrap_or(Position::START) } else { met.newest };
     Ok((from, own, met.newest))
@@ -153,9 +154,10 @@ async fn rejoin(hub: &Hub, met: Met, was_in: bool) -> Result<(Met, Option<u64>),
 
 /// Reads back which own entries the shared log does not have. Lifts that it had and lost stay lost: what was revoked
 /// since must not be lifted by them.
-async fn recall(hub: &Hub, own: u64, sent_before: u64) -> Result<(), EngineError> {
+async fn recall(hub: &Hub, own: u64, sent_before: u64, goes_on: bool) -> Result<(), EngineError> {
     let until = hub.log.sequence();
     let mut entries = Vec::new();
+    let mut lifts: HashMap<SelectorKey, Vec<usize>> = HashMap::new();
     if own < until {
         let mut follower = hub.log.follow(own);
         while follower.position() < until {
@@ -164,15 +166,29 @@ async fn recall(hub: &Hub, own: u64, sent_before: u64) -> Result<(), EngineError
                 Err(FollowError::Closed) => std::future::pending().await,
                 Err(error) => return Err(EngineError::Unreadable(error.to_string())),
             };
-            let ours = records.into_iter().filter(|record| record.origin == Origin::Local);
-            entries.extend(ours.map(|record| {
-                let lift = record.revocation.lift;
-                let void = lift && record.sequence <= sent_before;
-                (record.sequence, record.revocation.selector.key(), lift, void)
-            }));
+            for Record { sequence, origin, revocation } in records {
+                let (key, lift) = (revocation.selector.key(), revocation.lift);
+                match origin {
+                    Origin::Local => {
+                        if lift {
+                            lifts.entry(key).or_default().push(entries.len());
+                        }
+                        entries.push((sequence, key, lift, lift && sequence <= sent_before));
+                    }
+                    // Others have revoked it since, and a restart must not make us forget it.
+                    Origin::Shared { gateway, sequence, .. }
+                        if !lift && (gateway != hub.gateway() || sequence == 0) =>
+                    {
+                        for at in lifts.remove(&key).unwrap_or_default() {
+                            entries[at].3 = true;
+                        }
+                    }
+                    Origin::Shared { .. } => {}
+                }
+            }
         }
     }
-    hub.pending().recall(until, entries);
+    hub.pending().recall(own, until, goes_on, entries);
     Ok(())
 }
 

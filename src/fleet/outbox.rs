@@ -44,6 +44,7 @@ pub(super) async fn run(
                     bytes += revocation.value_bytes() + 128;
                     entries.push(BatchEntry { sequence, revocation });
                 } else if origin == Origin::Local {
+                    hub.pending().drop_lift(sequence);
                     tracing::warn!(
                         sequence,
                         "an entry was taken back here while others revoked it again: it stays revoked elsewhere"

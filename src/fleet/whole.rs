@@ -18,6 +18,8 @@ pub(super) async fn load(hub: &Hub, met: &Met) -> Result<Blocklist, EngineError>
     let ours = hub.log.blocklist();
     let compare = ours.counts().total() > 0;
     let theirs = Blocklist::sized(if compare { ours.state_shards() } else { 2 });
+    // What the books have of ours is part of what is read.
+    let placed = met.own.unwrap_or(0);
     let mut lifts: HashMap<SelectorKey, (Position, u8)> = HashMap::new();
     let (mut seen, mut absorbed) = (0_u64, 0_u64);
     let mut pages = hub.engine.state().await?;
@@ -37,7 +39,7 @@ pub(super) async fn load(hub: &Hub, met: &Met) -> Result<Blocklist, EngineError>
             if compare {
                 theirs.hold(&standing);
             }
-            if !ours.has(&standing) && !hub.pending().has(&entry.key, true, 0) {
+            if !ours.has(&standing) && !hub.pending().has(&entry.key, true, placed) {
                 new.push(standing);
             }
         }
@@ -78,7 +80,7 @@ async fn lift(
         if *position > behind
             && let Some(ours) = ours
             && theirs.get(&selector).is_none()
-            && !hub.pending().has(key, false, 0)
+            && !hub.pending().has(key, false, met.own.unwrap_or(0))
         {
             entries.push(unnamed(selector, true, None, ours.expires_at, now));
         }
