@@ -308,11 +308,11 @@ fn who_hears_nothing_for_too_long_says_so_or_refuses() {
     readyz(&serves).expect(200);
 
     // At the start without an engine.
-    let new = setup(&url, &upstream, "max_staleness = \"6s\"\n").start();
+    let new = setup(&url, &upstream, "max_staleness = \"6s\"\n").start_unready();
     assert!(readyz(&new).expect(503).text().contains("not caught up"));
     wait_for("readiness", || (readyz(&new).status == 200).then_some(()));
     assert_eq!(cluster(&new)["stale"], true);
-    let shut = setup(&url, &upstream, "max_staleness = \"1s\"\nwhen_stale = \"refuse\"\n").start();
+    let shut = setup(&url, &upstream, "max_staleness = \"1s\"\nwhen_stale = \"refuse\"\n").start_unready();
     shut.get("/x").bearer(&token("x")).send().expect_problem(503, "stale_revocations");
 
     proxy.set(Fault::Cut);
