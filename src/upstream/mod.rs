@@ -7,7 +7,7 @@
 //! next request only after the response before has ended and nothing followed it.
 //!
 //! Knows nothing of routes, tokens or clients: the request comes rewritten, and goes out with no field added but
-//! what frames its body, and what opens a WebSocket (see [`websocket`]).
+//! what frames its body, and what opens a WebSocket (see `websocket.rs`).
 
 mod balance;
 mod channel;
