@@ -287,6 +287,7 @@ fn reference() -> Reference {
             continue;
         }
         // A `|` within code is no border; none of ours has one.
+        let line = line.replace(" | | ", " |  | "); // no default
         let mut cells = line.split(" | ");
         let (Some(keys), Some(default), Some(meaning)) = (cells.next(), cells.next(), cells.next()) else {
             continue;
