@@ -57,21 +57,23 @@ impl Postgres {
     /// Every process of it gets this signal: `STOP` makes it a server that accepts and never answers.
     pub(crate) fn signal(&self, name: &str) {
         let postmaster = self.process();
-        let processes =
-            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let children = processes.filter(|process| parent_of(*process) == Some(postmaster));
-        let all: Vec<String> =
-            std::iter::once(postmaster).chain(children).map(|process| process.to_string()).collect();
-        // One that has ended meanwhile is none of our concern.
-        let script = format!("kill -{name} {} 2>/dev/null", all.join(" "));
-        let _ = Command::new("sh").args(["-c", &script]).status();
+        let children = children_of(postmaster);
+        send(name, std::iter::once(postmaster).chain(children));
     }
 
     /// SIGKILL to all its processes, as a power cut would.
     pub(crate) fn kill9(&mut self) {
-        self.signal("KILL");
         let mut postmaster = self.postmaster.take().expect("a running server");
+        // Stopped it makes no more of them; one that was missed would hold its memory, and the next server would not start.
+        send("STOP", [postmaster.id()]);
+        let children = children_of(postmaster.id());
+        send("KILL", children.iter().copied().chain([postmaster.id()]));
         let _ = postmaster.wait();
+        let deadline = Instant::now() + PATIENCE;
+        while children.iter().any(|child| is_alive(*child)) {
+            assert!(Instant::now() < deadline, "a process of PostgreSQL outlives SIGKILL");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Starts it again where it was.
@@ -146,6 +148,25 @@ impl Drop for Postgres {
             self.kill9();
         }
     }
+}
+
+/// A signal to each; one that has ended meanwhile is none of our concern.
+fn send(name: &str, processes: impl IntoIterator<Item = u32>) {
+    let all: Vec<String> = processes.into_iter().map(|process| process.to_string()).collect();
+    let script = format!("kill -{name} {} 2>/dev/null", all.join(" "));
+    let _ = Command::new("sh").args(["-c", &script]).status();
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    processes.filter(|process| parent_of(*process) == Some(parent)).collect()
+}
+
+/// Not gone, and not a zombie, which holds nothing any more.
+fn is_alive(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// The parent of a process, from `/proc/ID/stat` (proc(5)): the second field behind the name in parentheses.
