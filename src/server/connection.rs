@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -13,15 +13,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::drain::{Admission, Drain, Phase, Ticket, Watch};
 use super::guard::{Answer, Answering, Fault, Guard, HeadFacts, Link, Upgrade};
 use super::layers::{Layers, LiveLayers, Speaks};
+use super::lent::lend;
 use super::stream::Stream;
 use super::{LiveRules, Rules, http2};
 use crate::answer::{Body, Code, Problem};
+use crate::clock::Timer;
 use crate::route::Peer;
 
 /// The most that is read before it is decided who reads the rest; a common head fits.
@@ -32,6 +34,10 @@ const TURN_AWAY_AFTER: Duration = Duration::from_millis(500);
 
 /// A connection that has said nothing when the drain begins may have a request on its way through the kernel.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// After so long without a request, a connection is given no more buffers than one that has said nothing yet. Those
+/// that are in use never come to it. Sooner in unit tests, so that connections there do.
+const REST_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 
 /// hyper's buffers hold a whole head and something of the next.
 const BESIDE_HEAD: usize = 16 * 1024;
@@ -147,26 +153,48 @@ pub(super) async fn serve<S: Stream, H: Handler>(
         Opening::Refused(fault) => guard(Vec::new()).refusing(fault),
         Opening::Closed | Opening::Http2(_) => return,
     };
-    let service = Arc::new(Service { site, layers, peer, link: Arc::clone(&link) });
+    let service = Arc::new(Service { site, layers, peer, link });
+    let mut guard = Box::new(guard);
+    while let Some(rested) = talk(guard, &http1, &service, &mut watch).await {
+        guard = rested;
+        if !rest(&mut guard, &service.link, &mut watch).await {
+            return;
+        }
+    }
+}
+
+/// Has hyper serve requests until the connection ends, or has been idle for a while; then gives back the stream and
+/// keeps no buffer.
+async fn talk<S: Stream, H: Handler>(
+    guard: Box<Guard<S>>,
+    http1: &http1::Builder,
+    service: &Arc<Service<H>>,
+    watch: &mut Watch,
+) -> Option<Box<Guard<S>>> {
+    let link = Arc::clone(&service.link);
+    let service = Arc::clone(service);
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
         async move { Ok::<_, Infallible>(service.answer(request).await) }
     });
-    let mut connection = pin!(http1.serve_connection(TokioIo::new(guard), answer).with_upgrades());
+    let (guard, lender) = lend(guard);
+    let mut connection = Box::pin(http1.serve_connection(TokioIo::new(guard), answer).with_upgrades());
     let mut drained = false;
     let mut grace: Option<Pin<Box<Sleep>>> = None;
+    let mut idle = Idle::default();
     let end = poll_fn(|cx| {
         loop {
             if let Poll::Ready(end) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Some(end));
+                return Poll::Ready(End::Over(end));
             }
             // A client that takes nothing keeps hyper from asking the body, which would say so, too.
             if link.poll_cut(cx).is_ready() {
-                return Poll::Ready(None);
+                return Poll::Ready(End::Cut);
             }
             match watch.poll_phase(cx) {
+                Phase::Serving if idle.poll_long(&link, cx).is_ready() => return Poll::Ready(End::Idle),
                 Phase::Serving => return Poll::Pending,
-                Phase::Stopped => return Poll::Ready(None),
+                Phase::Stopped => return Poll::Ready(End::Cut),
                 Phase::Draining if drained => return Poll::Pending,
                 // Half a head has come: hyper would take the connection for idle. Its answer says close.
                 Phase::Draining if link.mid_head() && link.outstanding() == 0 => return Poll::Pending,
@@ -189,13 +217,75 @@ pub(super) async fn serve<S: Stream, H: Handler>(
     })
     .await;
     match end {
-        Some(Ok(())) => {}
-        Some(Err(error)) => {
+        End::Idle => return lender.recall(connection),
+        End::Over(Ok(())) => {}
+        End::Over(Err(error)) => {
             tracing::debug!(%error, "connection ended early");
             link.set_abort();
         }
-        None => link.set_abort(),
+        End::Cut => link.set_abort(),
     }
+    None
+}
+
+/// Why hyper is done with a connection.
+enum End {
+    /// It ended.
+    Over(hyper::Result<()>),
+    /// It is to be cut.
+    Cut,
+    /// It has been idle for [`REST_AFTER`].
+    Idle,
+}
+
+/// How long nothing has been asked on a connection.
+#[derive(Default)]
+struct Idle {
+    since: Option<Instant>,
+    timer: Timer,
+}
+
+impl Idle {
+    /// Ready when it has been for long.
+    fn poll_long(&mut self, link: &Link, cx: &mut Context<'_>) -> Poll<()> {
+        if link.outstanding() > 0 || link.mid_head() {
+            self.since = None;
+            return Poll::Pending;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        ready!(self.timer.poll(since + REST_AFTER, cx));
+        if link.resting() {
+            return Poll::Ready(());
+        }
+        // Something of the last request is still with hyper: another look, later.
+        let since = *self.since.insert(Instant::now());
+        self.timer.poll(since + REST_AFTER, cx)
+    }
+}
+
+/// Waits for the next request, or whatever else comes: then there is something for hyper to do. False when everything
+/// is to be cut.
+async fn rest<S: Stream>(guard: &mut Guard<S>, link: &Link, watch: &mut Watch) -> bool {
+    poll_fn(|cx| {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); FIRST_BYTES];
+        let mut read = ReadBuf::uninit(&mut buffer);
+        // An end and an error come again when hyper asks.
+        if Pin::new(&mut *guard).poll_read(cx, &mut read).is_ready() {
+            guard.unread(read.filled());
+            return Poll::Ready(true);
+        }
+        match watch.poll_phase(cx) {
+            Phase::Serving => Poll::Pending,
+            // Half a head has come, and has its deadline.
+            Phase::Draining if link.mid_head() => Poll::Pending,
+            Phase::Draining => Poll::Ready(true),
+            Phase::Stopped => {
+                link.set_abort();
+                Poll::Ready(false)
+            }
+        }
+    })
+    .await
 }
 
 /// Reads the first bytes of a connection, before any other buffer is made for it: ten thousand silent connections

@@ -22,6 +22,7 @@ mod drain;
 mod guard;
 mod http2;
 mod layers;
+mod lent;
 mod listener;
 mod proxy;
 mod rules;

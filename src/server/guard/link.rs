@@ -28,6 +28,8 @@ pub(in crate::server) struct Link {
     in_body: AtomicBool,
     mid_head: AtomicBool,
     abort: AtomicBool,
+    /// hyper waits for the next request, and holds nothing of this one or that.
+    resting: AtomicBool,
     /// Whether [`Queue::cut`] is there.
     cuttable: AtomicBool,
 }
@@ -63,6 +65,7 @@ impl Link {
 
     pub(super) fn push(&self, verdict: Verdict) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.set_resting(false);
         self.queue().verdicts.push_back(verdict);
     }
 
@@ -138,6 +141,15 @@ impl Link {
     /// Part of a head has come in.
     pub(in crate::server) fn mid_head(&self) -> bool {
         self.mid_head.load(Ordering::Acquire)
+    }
+
+    /// Every request that came is answered, every answer is out, and hyper has asked for the next one.
+    pub(in crate::server) fn resting(&self) -> bool {
+        self.resting.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_resting(&self, resting: bool) {
+        self.resting.store(resting, Ordering::Release);
     }
 
     /// The connection is to end with a reset, so that nobody takes what was sent for complete.

@@ -100,6 +100,8 @@ pub(in crate::server) struct Guard<S: Stream> {
     /// Of `wait`; `None`: no limit.
     deadline: Option<Instant>,
     write_deadline: Option<Instant>,
+    /// The last write or flush has not come through.
+    writing: bool,
     timer: Timer,
     closing: Closing,
     rules: Arc<Rules>,
@@ -128,6 +130,7 @@ impl<S: Stream> Guard<S> {
             wait: Wait::Head,
             deadline,
             write_deadline: None,
+            writing: false,
             timer: Timer::default(),
             closing: Closing::No,
             rules,
@@ -144,6 +147,12 @@ impl<S: Stream> Guard<S> {
     pub(in crate::server) fn refusing(mut self, fault: Fault) -> Self {
         self.refuse(fault, false);
         self
+    }
+
+    /// Takes back what has passed and nobody has taken; it comes first again.
+    pub(in crate::server) fn unread(&mut self, bytes: &[u8]) {
+        self.held.splice(..0, bytes.iter().copied());
+        self.release += bytes.len();
     }
 
     /// Judges all that is held.
@@ -240,6 +249,7 @@ impl<S: Stream> Guard<S> {
         if wait != self.wait {
             self.wait_for(wait);
         }
+        self.link.set_resting(wait == Wait::Idle && self.held.is_empty() && !self.writing);
         self.poll_deadline(cx)
     }
 
@@ -328,6 +338,7 @@ impl<S: Stream> Guard<S> {
     }
 
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.writing = written.is_pending();
         if written.is_ready() {
             self.write_deadline = None;
             return written;
@@ -445,7 +456,9 @@ impl<S: Stream> AsyncWrite for Guard<S> {
     /// for the next request.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.writing = flushed.is_pending();
+        ready!(flushed)?;
         let idle = this.mode == Mode::Http
             && this.wait != Wait::Idle
             && this.wait != Wait::Head

@@ -210,3 +210,54 @@ fn one_drain_can_outlive_another() {
     until("the door is shut", || TcpStream::connect(one.address).is_err());
     assert!(two.connect().is_open());
 }
+
+#[test]
+fn a_connection_that_has_rested_is_as_good_as_before() {
+    // Ten times what it takes; where the machine is too busy for it to rest, it is as good as before all the same.
+    let rest = || std::thread::sleep(Duration::from_millis(200));
+    let server = Server::start(rules());
+    let mut client = server.connect();
+    assert!(client.is_open());
+    rest();
+    client.send("POST /1 HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\no");
+    rest();
+    client.send("kGET /2 HT");
+    assert_eq!(client.answer().unwrap().text(), "POST /1 ok");
+    rest();
+    client.send("TP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(client.answer().unwrap().text(), "GET /2 ");
+    rest();
+    // Longer than what is read at a time, and two at once.
+    let long = format!("GET /3 HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(5000));
+    client.send(format!("{long}{GET}"));
+    assert_eq!(client.answer().unwrap().text(), "GET /3 ");
+    assert_eq!(client.answer().unwrap().text(), "GET / ");
+    rest();
+    client.send("GET /gate HTTP/1.1\r\nhost: a\r\n\r\n");
+    rest();
+    server.seen.gate.add_permits(1);
+    assert_eq!(client.answer().unwrap().text(), "GET /gate ");
+    rest();
+    client.send("GET /switch HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nearly");
+    assert_eq!(client.answer().unwrap().status, 101);
+    while client.read != b"early" {
+        assert!(client.fill());
+    }
+    drop(client);
+
+    let mut refused = server.connect();
+    assert!(refused.is_open());
+    rest();
+    refused.send("GET / HTTP/1.1\r\nhost: a\r\nx : y\r\n\r\n");
+    assert_eq!(refused.answer().unwrap().status, 400);
+    assert!(refused.is_closed());
+
+    let (mut idle, mut gone) = (server.connect(), server.connect());
+    assert!(idle.is_open() && gone.is_open());
+    rest();
+    gone.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(gone.is_closed());
+    let drain = server.drain.clone();
+    assert_eq!(server.runtime.block_on(drain.stop(PATIENCE)), 0, "nothing is left to be cut");
+    assert!(idle.is_closed());
+}
