@@ -2,6 +2,7 @@
 
 mod build;
 mod changes;
+mod descriptors;
 mod listeners;
 mod open;
 mod ports;
@@ -108,6 +109,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
 
 /// The same, with sockets that are open.
 fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Running> {
+    descriptors::raise();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new());
     let control = runtime("control", CONTROL_THREADS)?;
@@ -194,6 +196,7 @@ fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Ru
     drop(inherited);
     listeners.carry_out(plan, now.server.drain_timeout);
     tracing::info!(config = %now.path.display(), "serving");
+    descriptors::warn(now.server.max_connections);
     let watch = Watch::new(vec![now.path.clone()]);
     let refused_before = String::new();
     Ok(Running {

@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Running, changes, open, tell_supervisor};
+use super::{Running, changes, descriptors, open, tell_supervisor};
 use crate::admin::{AdminToken, NotReloaded};
 use crate::config::{self, Settings};
 use crate::fetch::Fetcher;
@@ -94,6 +94,9 @@ impl Running {
                 let settings = report["changed"].as_array().into_iter().flatten();
                 let names: Vec<&str> = settings.filter_map(|change| change["setting"].as_str()).collect();
                 tracing::info!(%trigger, changed = names.join(", "), "the configuration was reloaded");
+                if names.contains(&"server.max_connections") {
+                    descriptors::warn(self.settings.load().server.max_connections);
+                }
                 self.refused_before.clear();
                 self.base.metrics.reloads_ok.inc();
             }

@@ -26,6 +26,7 @@ mod keys;
 mod kit;
 mod lasting;
 mod libraries;
+mod limits;
 mod listeners;
 mod live;
 mod operations;
