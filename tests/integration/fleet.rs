@@ -401,11 +401,11 @@ fn tls_a_user_of_the_access_control_list_and_a_password_in_a_file() {
     refused(&two, "a");
     assert!(one.stderr().contains("it does not tell its settings"), "{}", one.stderr());
 
-    let denied = with("bad", &ours).start();
+    let denied = with("bad", &ours).start_unready();
     wait_for("the refusal", || denied.stderr().contains("the link to the shared log is down").then_some(()));
     assert_eq!(revoke(&denied, "b")["propagated"], false);
     assert!(!denied.stderr().contains("hunter3"), "{}", denied.stderr());
-    let strangers = with("good", &theirs).start();
+    let strangers = with("good", &theirs).start_unready();
     wait_for("the refusal", || {
         strangers.stderr().contains("the link to the shared log is down").then_some(())
     });

@@ -71,7 +71,12 @@ fn certificates_of_targets_are_verified_and_http_2_is_agreed_on() {
     assert_eq!(opened(), 1);
     inner.sigterm();
     wait_for("the inner gateway's good-bye", || (opened() == 0).then_some(()));
-    outer.get("/two").send().expect_problem(502, "upstream_unreachable");
+    // Its door may be open for a moment longer than the connection that it said good-bye on.
+    let refused = wait_for("the closed door", || {
+        let answer = outer.get("/two").send();
+        (answer.status != 200).then_some(answer)
+    });
+    refused.expect_problem(502, "upstream_unreachable");
 }
 
 #[test]
