@@ -32,6 +32,7 @@ use crate::revocation::{self, Health};
 use crate::server::{self, Drain, Inherited};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::watch::Watch;
+use crate::worker::Threads;
 
 use build::Base;
 use listeners::Listeners;
@@ -78,7 +79,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 /// A gateway that serves. Whoever has it reloads it: [`Running::wait`] does.
 pub struct Running {
     control: Runtime,
-    data: Runtime,
+    data: Threads,
     base: Base,
     settings: Arc<ArcSwap<Settings>>,
     gateway: Gateway,
@@ -112,8 +113,9 @@ fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Ru
     descriptors::raise();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new());
-    let control = runtime("control", CONTROL_THREADS)?;
-    let data = runtime("data", settings.server.workers)?;
+    let control = control_runtime()?;
+    let data =
+        Threads::start(settings.server.workers).context("cannot start the threads of the data plane")?;
 
     // The truth first: nothing is served before it is in force.
     make_private(&settings.revocation.state_dir)?;
@@ -187,8 +189,8 @@ fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Ru
     // Before anybody can take us for ready: unheard, a signal would end the process.
     let signals = control.block_on(async { Signals::listen() })?;
     let now = settings.load_full();
-    let (control_handle, data_handle) = (control.handle().clone(), data.handle().clone());
-    let mut listeners = Listeners::new(gateway.clone(), admin, clients, control_handle, data_handle, &now);
+    let (control_handle, data_workers) = (control.handle().clone(), data.workers().clone());
+    let mut listeners = Listeners::new(gateway.clone(), admin, clients, control_handle, data_workers, &now);
     let plan = listeners.plan(&now, &mut inherited)?;
     for listener in inherited.left() {
         tracing::warn!(%listener, "a socket was handed over that no listen names; it is closed");
@@ -349,7 +351,7 @@ impl Running {
             self.base.log.close().await;
         });
         self.base.access_log.close();
-        self.data.shutdown_timeout(ADMIN_DRAIN);
+        self.data.stop(ADMIN_DRAIN);
         self.control.shutdown_timeout(ADMIN_DRAIN);
         tracing::info!("stopped");
         Ok(())
@@ -410,13 +412,13 @@ impl Signals {
     }
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+fn control_runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
-        .worker_threads(threads.max(1))
-        .thread_name(name)
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
         .enable_all()
         .build()
-        .with_context(|| format!("cannot start the threads of the {name} plane"))
+        .context("cannot start the threads of the control plane")
 }
 
 /// Why requests should not come here.

@@ -64,3 +64,4 @@ pub mod tls;
 pub mod token;
 pub mod upstream;
 pub mod watch;
+pub mod worker;

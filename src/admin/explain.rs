@@ -164,6 +164,7 @@ async fn judge(
     let claims = (parts.scope)().claims;
     let keys = TokenKeys::of(token, &claims);
     let known = Arc::new(KnownToken {
+        mark: None,
         token: token.clone(),
         keys,
         good_until: token.expires_at,

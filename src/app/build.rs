@@ -65,7 +65,7 @@ impl Base {
             issuers: issuers.clone(),
             upstreams: match before {
                 Some(before) => before.upstreams.rebuild(&settings.upstreams),
-                None => Upstreams::new(&settings.upstreams, &self.control),
+                None => Upstreams::new(&settings.upstreams, &self.control, settings.server.workers),
             },
             endpoints: Arc::new(endpoints.context("cannot start the auth endpoints")?),
             access_log: self.access_log.with_format(settings.gateway.access_log),

@@ -15,6 +15,7 @@ use crate::gateway::Gateway;
 use crate::server::settings::Listen;
 use crate::server::{self, Drain, Inherited, Layers, Listener, LiveLayers, LiveRules, Rules};
 use crate::tls::Acceptor;
+use crate::worker::Workers;
 
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1024;
@@ -61,7 +62,7 @@ pub(super) struct Listeners {
     gateway: Gateway,
     admin: Admin,
     control: Handle,
-    data: Handle,
+    data: Workers,
     rules: LiveRules,
     admin_rules: LiveRules,
     clear: LiveLayers,
@@ -88,7 +89,7 @@ impl Listeners {
         admin: Admin,
         clients: Drain,
         control: Handle,
-        data: Handle,
+        data: Workers,
         settings: &Settings,
     ) -> Self {
         let (rules, admin_rules) = rules(settings);
@@ -206,25 +207,22 @@ impl Listeners {
     }
 
     fn accept(&self, door: Door, socket: Listener, drain: Drain) -> JoinHandle<std::io::Result<()>> {
-        let client = || GatewayHandler(self.gateway.clone());
+        let serve_clients = |layers: &LiveLayers, socket, drain| {
+            let handler = GatewayHandler(self.gateway.clone());
+            let workers = self.data.clone();
+            let serving = server::serve(socket, layers.clone(), handler, self.rules.clone(), drain, workers);
+            self.data.first().spawn(serving)
+        };
         match door {
-            Door::Clear => self.data.spawn(server::serve(
-                socket,
-                self.clear.clone(),
-                client(),
-                self.rules.clone(),
-                drain,
-            )),
-            Door::Tls => {
-                self.data.spawn(server::serve(socket, self.tls.clone(), client(), self.rules.clone(), drain))
+            Door::Clear => serve_clients(&self.clear, socket, drain),
+            Door::Tls => serve_clients(&self.tls, socket, drain),
+            Door::Admin => {
+                let layers = Layers::default().live();
+                let handler = AdminHandler(self.admin.clone());
+                let workers = Workers::one(self.control.clone());
+                let rules = self.admin_rules.clone();
+                self.control.spawn(server::serve(socket, layers, handler, rules, drain, workers))
             }
-            Door::Admin => self.control.spawn(server::serve(
-                socket,
-                Layers::default().live(),
-                AdminHandler(self.admin.clone()),
-                self.admin_rules.clone(),
-                drain,
-            )),
         }
     }
 

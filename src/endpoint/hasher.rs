@@ -14,6 +14,7 @@ use super::imported::{Imported, phc_of};
 use super::settings::Password;
 use crate::answer::{Code, Problem};
 use crate::store::PasswordHash;
+use crate::worker;
 
 /// Hashes that may wait for one thread: at about 21 ms each, under three seconds.
 const QUEUE_PER_THREAD: usize = 128;
@@ -161,11 +162,7 @@ fn failed() -> Problem {
 }
 
 fn work(jobs: &Mutex<Receiver<Job>>, params: &Params) {
-    // On Linux this is the calling thread's own; elsewhere it would be the whole process's.
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "password hashes compete with requests: their threads keep their priority");
-    }
+    worker::give_way(NICENESS);
     // Kept from job to job: fresh pages for 19 MiB would cost as much as a tenth of the hash itself. Taken with the
     // first job: a gateway that signs nobody in does without.
     let mut memory = Vec::new();

@@ -15,9 +15,9 @@
 //! start, stays in this process, and no sum ever leaves it: all that somebody can do is to send texts and see them
 //! refused, and each one tried has that chance against each token that is kept.
 
-use std::hash::{BuildHasher, Hash, Hasher};
-
 use zeroize::Zeroizing;
+
+use crate::revocation::TextMark;
 
 /// The words that a pair takes.
 const PAIR: usize = 2;
@@ -27,14 +27,7 @@ const PAIR_BYTES: usize = PAIR * WORD_BYTES;
 /// Makes fingerprints; holds the secret words.
 pub(super) struct Fingerprints {
     key: Zeroizing<Vec<u64>>,
-    places: Places,
-}
-
-/// What a text is known by. Equal ones are the same text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    sums: [u128; 2],
-    length: u32,
+    masks: [u64; PAIR],
 }
 
 impl Fingerprints {
@@ -47,12 +40,12 @@ impl Fingerprints {
         let mut bytes = Zeroizing::new(vec![0; (words + PAIR) * WORD_BYTES]);
         getrandom::fill(&mut bytes)?;
         let mut random = bytes.as_chunks::<WORD_BYTES>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        let places = Places([(); PAIR].map(|()| random.next().expect("asked for two more")));
-        Ok(Self { key: Zeroizing::new(random.collect()), places })
+        let masks = [(); PAIR].map(|()| random.next().expect("asked for two more"));
+        Ok(Self { key: Zeroizing::new(random.collect()), masks })
     }
 
     /// `None` for a text that is longer than any that may be kept. 60 ns for 700 bytes; allocates nothing.
-    pub(super) fn of(&self, text: &str) -> Option<Fingerprint> {
+    pub(super) fn of(&self, text: &str) -> Option<TextMark> {
         let (pairs, rest) = text.as_bytes().as_chunks::<PAIR_BYTES>();
         let length = u32::try_from(text.len()).ok()?;
         // One pair more than the text has: the second sum is taken one pair further.
@@ -68,57 +61,23 @@ impl Fingerprints {
                 *sum = sum.wrapping_add(product);
             }
         }
-        Some(Fingerprint { sums, length })
+        let [first, second] = sums;
+        let halves = [first as u64, (first >> 64) as u64, second as u64, (second >> 64) as u64];
+        Some(TextMark { sums: halves, length })
     }
 
-    /// Where in a table a fingerprint goes: by secret words too, so that nobody can aim at one place.
-    pub(super) const fn places(&self) -> Places {
-        self.places
+    /// Where in a table a fingerprint goes: two words masked, multiplied, and the product folded. By secret words too,
+    /// so that nobody can aim at one place.
+    pub(super) fn place(&self, mark: &TextMark) -> u64 {
+        let [one, other] = [mark.sums[0] ^ u64::from(mark.length), mark.sums[1] ^ mark.sums[2]];
+        let product = u128::from(one ^ self.masks[0]) * u128::from(other ^ self.masks[1]);
+        product as u64 ^ (product >> 64) as u64
     }
 }
 
 const fn words(pair: &[u8; PAIR_BYTES]) -> [u64; PAIR] {
     let whole = u128::from_le_bytes(*pair);
     [whole as u64, (whole >> 64) as u64]
-}
-
-impl Hash for Fingerprint {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.sums[0] as u64 ^ u64::from(self.length));
-        state.write_u64((self.sums[0] >> 64) as u64 ^ self.sums[1] as u64);
-    }
-}
-
-/// The hash of a table of fingerprints: two words masked, multiplied, and the product folded.
-#[derive(Clone, Copy)]
-pub(super) struct Places([u64; PAIR]);
-
-impl BuildHasher for Places {
-    type Hasher = Place;
-
-    fn build_hasher(&self) -> Place {
-        Place { masks: self.0, place: 0 }
-    }
-}
-
-pub(super) struct Place {
-    masks: [u64; PAIR],
-    place: u64,
-}
-
-impl Hasher for Place {
-    fn write_u64(&mut self, word: u64) {
-        let product = u128::from(self.place ^ self.masks[0]) * u128::from(word ^ self.masks[1]);
-        self.place = product as u64 ^ (product >> 64) as u64;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
-    }
-
-    fn finish(&self) -> u64 {
-        self.place
-    }
 }
 
 #[cfg(test)]
@@ -149,7 +108,8 @@ mod tests {
         fn the_sums_are_those_of_the_paper(text in "\\PC{0,90}") {
             let makes = Fingerprints::new(1024).unwrap();
             let found = makes.of(&text).unwrap();
-            prop_assert_eq!(found.sums, as_written(&makes.key, text.as_bytes()));
+            let expected = as_written(&makes.key, text.as_bytes());
+            prop_assert_eq!(found.sums, [expected[0] as u64, (expected[0] >> 64) as u64, expected[1] as u64, (expected[1] >> 64) as u64]);
             prop_assert_eq!(found.length as usize, text.len());
         }
     }
@@ -192,7 +152,7 @@ mod tests {
     fn each_start_has_a_key_of_its_own_and_places_are_spread() {
         let [one, other] = [(); 2].map(|()| Fingerprints::new(64).unwrap());
         assert_ne!(one.of("a token").unwrap().sums, other.of("a token").unwrap().sums);
-        let place = |number: u32| one.places().hash_one(one.of(&format!("token {number}")).unwrap());
+        let place = |number: u32| one.place(&one.of(&format!("token {number}")).unwrap());
         for shift in [0, 32, 57] {
             let spread: HashSet<_> = (0..4096).map(|number| place(number) >> shift & 127).collect();
             assert!(spread.len() > 120, "{shift}: {}", spread.len());

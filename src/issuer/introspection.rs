@@ -185,6 +185,7 @@ impl Introspector {
                 let verified = *verified;
                 let holds_until = held.min(verified.good_until.max(now));
                 let known = KnownToken {
+                    mark: None,
                     keys: TokenKeys::of(&verified.token, &self.revocable),
                     good_until: verified.good_until,
                     key_until: None,

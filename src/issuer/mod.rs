@@ -40,8 +40,8 @@ pub use sealing::Sealing;
 pub use shared::SharedKeys;
 
 use crate::clock::UnixTime;
-use crate::revocation::TokenKeys;
 pub use crate::revocation::{Admitted, KnownToken};
+use crate::revocation::{TextMark, TokenKeys};
 use crate::store::{Registry, Standing, StoreError};
 use crate::token::{
     KeyError, KeySet, Possession, Proof, Replays, Skipped, Statement, Step, Steps, Terms, TokenType,
@@ -371,11 +371,12 @@ impl Issuers {
             other => return other,
         }
         let (place, verified) = self.verify_anew(Whose::Any, text, END_OF_TIME, &mut (), &mut None)?;
-        Ok(Arc::new(self.known(place, verified)))
+        Ok(Arc::new(self.known(place, verified, None)))
     }
 
-    fn known(&self, place: usize, verified: Verified) -> KnownToken {
+    fn known(&self, place: usize, verified: Verified, mark: Option<TextMark>) -> KnownToken {
         KnownToken {
+            mark,
             keys: TokenKeys::of(&verified.token, &self.revocable),
             good_until: verified.good_until,
             key_until: verified.key_until,
@@ -391,15 +392,16 @@ impl Issuers {
             self.issuers.get(known.place as usize).is_some_and(|issuer| issuer.generation == known.generation)
                 && known.key_until.is_none_or(|end| now < end)
         };
-        if let Some(known) = self.known.get(text, still_good) {
+        let mark = self.known.mark(text);
+        if let Some(known) = mark.and_then(|mark| self.known.get(&mark, still_good)) {
             let wanted = whose == Whose::Any || *known.token.issuer == *SELF;
             return if wanted { Ok(known) } else { Err(VerifyError::UnknownIssuer) };
         }
         let (place, verified) = self.verify_anew(whose, text, now, &mut (), &mut None)?;
-        let known = Arc::new(self.known(place, verified));
+        let known = Arc::new(self.known(place, verified, mark));
         // An expired one would only push out one that is still of use.
         if !known.is_expired(now) {
-            self.known.insert(text, &known);
+            self.known.insert(&known);
         }
         Ok(known)
     }

@@ -22,7 +22,7 @@ const FEW: usize = 4096;
 const REST: Duration = Duration::from_millis(100);
 /// What the trail has is made durable so often at most: a sync of the store is in the way of the log's own, on one disk.
 /// Until then the log has it: its segments stay, and a power cut takes the position back with the entries.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
+const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 /// Feeds the trail until the log is closed. The position is the store's own, kept in the transaction of the entries,
 /// so that this can be dropped and begun again at any moment.

@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::snapshot;
 use super::{SnapshotError, SnapshotReport};
 use crate::clock::UnixTime;
+use crate::worker;
 
 /// Snapshots kept.
 const GENERATIONS: usize = 2;
@@ -25,6 +26,9 @@ const SWEEP_ROUNDS: usize = 120;
 const RETRY: Duration = Duration::from_secs(30);
 /// An entry is kept for so long after its expiry, on top of the greatest leeway (CONTRACT §8).
 const GRACE: Duration = Duration::from_secs(60);
+
+/// Housekeeping has all the time in the world: a tenth of what a thread gets that serves requests.
+const NICENESS: i32 = 10;
 
 /// How long a snapshot waits for the audit trail to be on disk.
 const TRAIL_PATIENCE: Duration = Duration::from_secs(1);
@@ -88,6 +92,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Works until closed.
     pub(super) fn run(mut self) {
+        worker::give_way(NICENESS);
         while let Some(wanted) = self.orders.wait() {
             if !wanted.is_empty() || self.is_due() {
                 let done = self.snapshot().map_err(Arc::new);

@@ -109,6 +109,13 @@ fn claim_keys(name: &str, issuer: &str, claims: &KeptClaims) -> Vec<SelectorKey>
     }
 }
 
+/// What the cache of verified tokens knows the text of a token by (`issuer/fingerprint.rs`). Equal ones are the same text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextMark {
+    pub(crate) sums: [u64; 4],
+    pub(crate) length: u32,
+}
+
 /// A verified token with everything that it can be revoked by; what the cache keeps and a request carries. Made in
 /// `issuer`; lives here because the decision, below that room, reads it.
 ///
@@ -116,6 +123,8 @@ fn claim_keys(name: &str, issuer: &str, claims: &KeptClaims) -> Vec<SelectorKey>
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct KnownToken {
+    /// Of its text, where it may be kept for the next request.
+    pub(crate) mark: Option<TextMark>,
     /// Its issuer's place, and that one's generation, when it was verified.
     pub(crate) place: u32,
     /// Whether it is bound to anything.
@@ -178,7 +187,16 @@ impl KnownToken {
     #[cfg(test)]
     pub(crate) fn for_test(token: VerifiedToken, keys: TokenKeys) -> Self {
         let bound = token.binding.is_some();
-        Self { good_until: token.expires_at, token, keys, key_until: None, place: 0, bound, generation: 0 }
+        Self {
+            mark: None,
+            good_until: token.expires_at,
+            token,
+            keys,
+            key_until: None,
+            place: 0,
+            bound,
+            generation: 0,
+        }
     }
 
     /// From then on it is expired (`exp` and the issuer's leeway): when its live connections are to be cut.

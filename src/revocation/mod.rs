@@ -59,7 +59,7 @@ pub use entry::{Kind, NAME_BYTES_MAX, Revocation, SUBJECT_BYTES_MAX, Selector, S
 pub use error::{AppendError, Damage, OpenError, SnapshotError};
 pub use follow::{FollowError, Follower};
 pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
-pub use keys::{Admitted, ClaimKeys, KnownToken, TokenKeys};
+pub use keys::{Admitted, ClaimKeys, KnownToken, TextMark, TokenKeys};
 pub use open::{IssuerTerm, LOST_REASON, Opening, Report, open};
 pub use record::{GatewayId, Origin, Place, Record};
 pub use recovery::gateway_of;

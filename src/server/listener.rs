@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::LiveRules;
@@ -21,6 +21,7 @@ use super::layers::{self, LiveLayers};
 use super::settings::Listen;
 use super::stream::Stream;
 use crate::route::Peer;
+use crate::worker::Workers;
 
 /// Connections that the kernel has set up and we have not accepted yet.
 const BACKLOG: i32 = 4096;
@@ -199,7 +200,7 @@ impl Inherited {
 
 /// Accepts connections on `listener` and has `handler` answer their requests, until `drain` begins; then returns,
 /// with its handle to the socket dropped. `layers` stand between a socket and HTTP. Connections run on in tasks of their
-/// own: [`Drain::stop`] waits for them. Must run on the runtime that is to carry them.
+/// own, on `workers`: [`Drain::stop`] waits for them.
 ///
 /// # Errors
 /// Only when the socket cannot be given to the runtime. What goes wrong while accepting is logged and survived.
@@ -209,24 +210,32 @@ pub async fn serve<H: Handler>(
     handler: H,
     rules: LiveRules,
     drain: Drain,
+    workers: Workers,
 ) -> io::Result<()> {
     tracing::debug!(%listener, "accepting connections");
     let site = Arc::new(Site::new(handler, layers, rules, drain));
     match listener.0 {
         Bound::Tcp(socket, local) => {
             let socket = TcpListener::from_std(socket)?;
-            accept_all(Tcp { socket, local }, site).await;
+            accept_all(Tcp { socket, local }, site, workers).await;
         }
-        Bound::Unix(socket, _) => accept_all(UnixListener::from_std(socket)?, site).await,
+        Bound::Unix(socket, _) => {
+            let socket = UnixListener::from_std(socket)?;
+            accept_all(socket, site, workers).await;
+        }
     }
     Ok(())
 }
 
 /// Where connections come from.
 trait Accept {
+    /// A connection that is woken by the reactor of whoever accepted it.
+    type Accepted: Send + 'static;
     type Stream: Stream;
     /// The next one. Dropping the future loses none.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Accepted, Peer)>> + Send;
+    /// The same, woken by the reactor of the thread that calls this.
+    fn moved_here(accepted: Self::Accepted) -> io::Result<Self::Stream>;
 }
 
 struct Tcp {
@@ -235,6 +244,7 @@ struct Tcp {
 }
 
 impl Accept for Tcp {
+    type Accepted = TcpStream;
     type Stream = TcpStream;
 
     async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
@@ -249,19 +259,28 @@ impl Accept for Tcp {
         };
         Ok((stream, Peer { address: Some(address), local: Some(local), secure: false, tls: None }))
     }
-}
 
-impl Accept for UnixListener {
-    // One type for everything beside TCP: what comes by a Unix socket does not hang on a call.
-    type Stream = Box<dyn Stream>;
-
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
-        let (stream, _) = Self::accept(self).await?;
-        Ok((Box::new(stream), Peer::default()))
+    fn moved_here(accepted: TcpStream) -> io::Result<TcpStream> {
+        TcpStream::from_std(accepted.into_std()?)
     }
 }
 
-async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>) {
+impl Accept for UnixListener {
+    type Accepted = UnixStream;
+    // One type for everything beside TCP: what comes by a Unix socket does not hang on a call.
+    type Stream = Box<dyn Stream>;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = Self::accept(self).await?;
+        Ok((stream, Peer::default()))
+    }
+
+    fn moved_here(accepted: UnixStream) -> io::Result<Box<dyn Stream>> {
+        Ok(Box::new(UnixStream::from_std(accepted.into_std()?)?))
+    }
+}
+
+async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>, workers: Workers) {
     let mut draining = pin!(site.drain.reached(Phase::Draining));
     let mut quiet_until: Option<Instant> = None;
     while site.drain.phase() == Phase::Serving {
@@ -272,7 +291,7 @@ async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>) {
         };
         let error = match accepted {
             Ok((stream, peer)) => {
-                welcome(stream, peer, &site);
+                welcome::<A, H>(stream, peer, &site, &workers);
                 continue;
             }
             Err(error) if concerns_one_connection(&error) => continue,
@@ -294,18 +313,23 @@ async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>) {
     // Who connected before the drain began is still served; no more than can have waited at the door.
     for _ in 0..BACKLOG {
         match tokio::time::timeout(LAST_CALL, source.accept()).await {
-            Ok(Ok((stream, peer))) => welcome(stream, peer, &site),
+            Ok(Ok((stream, peer))) => welcome::<A, H>(stream, peer, &site, &workers),
             _ => return,
         }
     }
 }
 
-fn welcome<S: Stream, H: Handler>(stream: S, peer: Peer, site: &Arc<Site<H>>) {
+fn welcome<A: Accept, H: Handler>(accepted: A::Accepted, peer: Peer, site: &Arc<Site<H>>, workers: &Workers) {
     let now = Instant::now();
     if let Some((admission, ticket)) = site.drain.admit(site.rules.load().max_connections) {
         let layers = site.layers.load_full();
         let entrant = Entrant { site: Arc::clone(site), layers, accepted: now, admission, ticket };
-        tokio::spawn(layers::enter(stream, peer, entrant));
+        workers.place().carry(async move {
+            match A::moved_here(accepted) {
+                Ok(stream) => layers::enter(stream, peer, entrant).await,
+                Err(error) => tracing::warn!(%error, "cannot serve a connection"),
+            }
+        });
     }
 }
 
@@ -323,6 +347,8 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use tokio::runtime::Handle;
 
     use super::*;
     use crate::answer::{Body, Problem};
@@ -346,7 +372,12 @@ mod tests {
     struct Failing(Mutex<Vec<io::Error>>, Tcp);
 
     impl Accept for Failing {
+        type Accepted = TcpStream;
         type Stream = TcpStream;
+
+        fn moved_here(accepted: TcpStream) -> io::Result<TcpStream> {
+            Tcp::moved_here(accepted)
+        }
 
         async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
             let error = self.0.lock().unwrap().pop();
@@ -378,7 +409,7 @@ mod tests {
         let errors = [24, 23, 12, 105, 103, 1, 71].map(io::Error::from_raw_os_error).into();
         let drain = Drain::new();
         let source = Failing(Mutex::new(errors), Tcp { socket, local });
-        let accepting = tokio::spawn(accept_all(source, site(&drain)));
+        let accepting = tokio::spawn(accept_all(source, site(&drain), Workers::one(Handle::current())));
         let mut stream = TcpStream::connect(local).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
         let mut answer = String::new();
@@ -395,7 +426,8 @@ mod tests {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let drain = Drain::new();
         drain.begin();
-        serve(listener, Layers::default().live(), Empty, site(&drain).rules.clone(), drain.clone())
+        let workers = Workers::one(Handle::current());
+        serve(listener, Layers::default().live(), Empty, site(&drain).rules.clone(), drain.clone(), workers)
             .await
             .unwrap();
         let mut answer = String::new();

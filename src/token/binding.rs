@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{Claims, Proof, VerifyError, decode_base64url, encode_base64url};
+use super::json::Members;
+use super::{Proof, VerifyError, decode_base64url, encode_base64url};
 
 /// A SHA-256 over a public key (RFC 7638) or a certificate (RFC 8705 §3.1, `x5t#S256`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,9 +38,9 @@ impl Binding {
     ///
     /// # Errors
     /// A member that we cannot check, or none: the token asks for something that nobody would look at.
-    pub(super) fn of(claims: &Claims) -> Result<Option<Self>, VerifyError> {
-        let Some(cnf) = claims.get("cnf") else { return Ok(None) };
-        let cnf = cnf.as_object().ok_or(VerifyError::Bound)?;
+    pub(super) fn of(claims: &impl Members) -> Result<Option<Self>, VerifyError> {
+        let Some(cnf) = claims.member("cnf") else { return Ok(None) };
+        let cnf = cnf.other().and_then(Value::as_object).ok_or(VerifyError::Bound)?;
         if cnf.is_empty() || cnf.keys().any(|name| name != "jkt" && name != "x5t#S256") {
             return Err(VerifyError::Bound);
         }

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Claims, VerifyError};
+use super::VerifyError;
+use super::json::{Member, Members};
 use crate::clock::UnixTime;
 
 /// The most bytes of `sub`.
@@ -14,18 +15,18 @@ pub const NAME_BYTES_MAX: usize = 255;
 const DATE_MAX: u64 = 253_402_300_799;
 
 /// A claim that must be a string when it is there.
-pub(super) fn text<'a>(claims: &'a Claims, name: &str) -> Result<Option<&'a str>, VerifyError> {
-    match claims.get(name) {
+pub(super) fn text<'a>(claims: &'a impl Members, name: &str) -> Result<Option<&'a str>, VerifyError> {
+    match claims.member(name) {
         None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(VerifyError::claim_type(name)),
+        Some(Member::Text(text)) => Ok(Some(text)),
+        Some(Member::Other(_)) => Err(VerifyError::claim_type(name)),
     }
 }
 
 /// A NumericDate (RFC 7519 §2), which may have a fraction; to the millisecond.
-pub(super) fn date(claims: &Claims, name: &str) -> Result<Option<UnixTime>, VerifyError> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    numeric_date(value).map(Some).ok_or_else(|| VerifyError::claim_type(name))
+pub(super) fn date(claims: &impl Members, name: &str) -> Result<Option<UnixTime>, VerifyError> {
+    let Some(member) = claims.member(name) else { return Ok(None) };
+    member.other().and_then(numeric_date).map(Some).ok_or_else(|| VerifyError::claim_type(name))
 }
 
 /// `None` for what is no number, negative, or after the year 9999.
@@ -42,7 +43,7 @@ pub(super) fn numeric_date(value: &Value) -> Option<UnixTime> {
 
 /// The first of `names` that is there, as a name that can be revoked by.
 pub(super) fn usable_name(
-    claims: &Claims,
+    claims: &impl Members,
     names: &[Box<str>],
     bytes_max: usize,
 ) -> Result<Option<Box<str>>, VerifyError> {
@@ -58,7 +59,7 @@ pub(super) fn usable_name(
 
 /// What is there under any of `names`, in their order, each value once.
 pub(super) fn usable_names(
-    claims: &Claims,
+    claims: &impl Members,
     names: &[Box<str>],
     bytes_max: usize,
 ) -> Result<Vec<Box<str>>, VerifyError> {
@@ -79,28 +80,28 @@ pub(super) fn usable(text: &str, bytes_max: usize) -> Option<&str> {
 /// That every value of a claim that can be revoked by has one spelling: a usable string, a boolean, an integer that
 /// is kept exactly, or an array of those. Another number has several spellings (`1.0`, `1e0`, digits that a double
 /// loses), so a revocation might miss it. `null` counts as absent.
-pub(super) fn revocable(claims: &Claims, name: &str) -> Result<(), VerifyError> {
-    let one = |value: &Value| match value {
-        Value::String(text) => usable(text, NAME_BYTES_MAX).is_some(),
-        Value::Number(number) => number.is_u64() || number.is_i64(),
-        Value::Bool(_) => true,
-        Value::Null | Value::Array(_) | Value::Object(_) => false,
+pub(super) fn revocable(claims: &impl Members, name: &str) -> Result<(), VerifyError> {
+    let one = |member: Member<'_>| match member {
+        Member::Text(text) => usable(text, NAME_BYTES_MAX).is_some(),
+        Member::Other(Value::Number(number)) => number.is_u64() || number.is_i64(),
+        Member::Other(Value::Bool(_)) => true,
+        Member::Other(_) => false,
     };
-    let good = match claims.get(name) {
-        None | Some(Value::Null) => true,
-        Some(Value::Array(values)) => values.iter().all(one),
-        Some(value) => one(value),
+    let good = match claims.member(name) {
+        None | Some(Member::Other(Value::Null)) => true,
+        Some(Member::Other(Value::Array(values))) => values.iter().map(Member::from).all(one),
+        Some(member) => one(member),
     };
     if good { Ok(()) } else { Err(VerifyError::name(name)) }
 }
 
 /// `aud`: a string or an array of strings (RFC 7519 §4.1.3). With `wanted`, one of them must be in it.
-pub(super) fn audience(claims: &Claims, wanted: &[Box<str>]) -> Result<(), VerifyError> {
+pub(super) fn audience(claims: &impl Members, wanted: &[Box<str>]) -> Result<(), VerifyError> {
     let is_wanted = |text: &str| wanted.iter().any(|wanted| **wanted == *text);
-    let good = match claims.get("aud") {
+    let good = match claims.member("aud") {
         None => false,
-        Some(Value::String(text)) => is_wanted(text),
-        Some(Value::Array(values)) => {
+        Some(Member::Text(text)) => is_wanted(text),
+        Some(Member::Other(Value::Array(values))) => {
             let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
             texts.ok_or_else(|| VerifyError::claim_type("aud"))?.into_iter().any(is_wanted)
         }
@@ -110,17 +111,19 @@ pub(super) fn audience(claims: &Claims, wanted: &[Box<str>]) -> Result<(), Verif
 }
 
 /// The first of `names` that is there, as scopes in order: a string of words (RFC 8693 §4.2) or an array of strings.
-pub(super) fn scopes(claims: &Claims, names: &[Box<str>]) -> Result<Box<[Box<str>]>, VerifyError> {
-    let Some((name, value)) = names.iter().find_map(|name| claims.get(&**name).map(|value| (name, value)))
+pub(super) fn scopes(claims: &impl Members, names: &[Box<str>]) -> Result<Box<[Box<str>]>, VerifyError> {
+    let Some((name, member)) = names.iter().find_map(|name| claims.member(name).map(|member| (name, member)))
     else {
         return Ok(Box::default());
     };
-    match value {
-        Value::String(words) => {
+    match member {
+        Member::Text(words) => {
             Some(words.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect())
         }
-        Value::Array(values) => values.iter().map(|value| value.as_str().map(Into::into)).collect(),
-        _ => None,
+        Member::Other(Value::Array(values)) => {
+            values.iter().map(|value| value.as_str().map(Into::into)).collect()
+        }
+        Member::Other(_) => None,
     }
     .ok_or_else(|| VerifyError::claim_type(name))
 }
@@ -129,6 +132,7 @@ pub(super) fn scopes(claims: &Claims, names: &[Box<str>]) -> Result<Box<[Box<str
 mod tests {
     use serde_json::json;
 
+    use super::super::Claims;
     use super::*;
 
     fn claims(value: Value) -> Claims {

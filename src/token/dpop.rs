@@ -133,8 +133,8 @@ pub struct ProofFor<'a> {
 /// See [`ProofError`].
 pub fn check_proof(text: &str, wanted: &ProofFor<'_>, now: UnixTime) -> Result<Proof, ProofError> {
     let jws = Jws::split(text, PROOF_BYTES_MAX).map_err(|_| ProofError::Form)?;
-    let (header, _) = jws.object(Part::Header, jws.header).map_err(|_| ProofError::Form)?;
-    let (claims, _) = jws.object(Part::Claims, jws.claims).map_err(|_| ProofError::Form)?;
+    let header = jws.object(Part::Header, jws.header).map_err(|_| ProofError::Form)?;
+    let claims = jws.object(Part::Claims, jws.claims).map_err(|_| ProofError::Form)?;
     let signature = decode_base64url(jws.signature).map_err(|_| ProofError::Form)?;
 
     let typed = header.get("typ").and_then(Value::as_str);

@@ -1,8 +1,9 @@
 //! An opaque token whose issuer has told what it stands for (RFC 7662 §2.2), judged on the same terms as a JWT.
 
 use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
+use super::json::{FlatObject, Member, Members as _};
 use super::verify::{Times, digest_id};
-use super::{Binding, Claims, KeptClaims, Part, Terms, Verified, VerifiedToken, VerifyError, json_object};
+use super::{Binding, KeptClaims, Part, Terms, Verified, VerifiedToken, VerifyError};
 use crate::clock::UnixTime;
 
 /// What the issuer answered about a token.
@@ -28,8 +29,8 @@ pub fn introspected(
     terms: &Terms,
     now: UnixTime,
 ) -> Result<Introspected, VerifyError> {
-    let answer = json_object(json).map_err(|why| VerifyError::Json(Part::Claims, why))?;
-    match answer.get("active").and_then(serde_json::Value::as_bool) {
+    let answer = FlatObject::read(json).map_err(|why| VerifyError::Json(Part::Claims, why))?;
+    match answer.member("active").and_then(Member::other).and_then(serde_json::Value::as_bool) {
         None => Err(VerifyError::claim_type("active")),
         Some(false) => Ok(Introspected::Inactive),
         Some(true) => Ok(match active(text, &answer, json, iss, terms, now) {
@@ -41,7 +42,7 @@ pub fn introspected(
 
 fn active(
     text: &str,
-    answer: &Claims,
+    answer: &FlatObject<'_>,
     json: &[u8],
     iss: Option<&str>,
     terms: &Terms,
@@ -84,7 +85,7 @@ fn active(
             expires_at: times.expires_at,
             fresh_until: terms.fresh.until(answer, times.issued_at, times.expires_at),
             binding: binding.map(Box::new),
-            claims: KeptClaims::of(json),
+            claims: KeptClaims::of(json.into()),
         },
     })
 }

@@ -1,5 +1,6 @@
 //! JSON objects read strictly: what two readers could take differently is refused.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
@@ -35,10 +36,19 @@ pub enum JsonError {
 /// See [`JsonError`].
 pub fn json_object(bytes: &[u8]) -> Result<Claims, JsonError> {
     let fault = Cell::new(None);
+    read(bytes, Object { depth: 1, fault: &fault }, &fault)
+}
+
+/// What `object` makes of the one object that fills `bytes`; it leaves in `fault` what is no error of syntax.
+fn read<'de, O: Visitor<'de>>(
+    bytes: &'de [u8],
+    object: O,
+    fault: &Cell<Option<JsonError>>,
+) -> Result<O::Value, JsonError> {
     // Checked once here, and not string by string.
     let text = std::str::from_utf8(bytes).map_err(|_| JsonError::Syntax)?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let read = reader.deserialize_map(Object { depth: 1, fault: &fault }).and_then(|object| {
+    let read = reader.deserialize_map(object).and_then(|object| {
         reader.end()?;
         Ok(object)
     });
@@ -47,6 +57,219 @@ pub fn json_object(bytes: &[u8]) -> Result<Claims, JsonError> {
         (None, true) => JsonError::NotAnObject,
         (None, false) => JsonError::Syntax,
     })
+}
+
+/// A member of an object as claims are read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Member<'a> {
+    /// A string.
+    Text(&'a str),
+    /// Anything else.
+    Other(&'a Value),
+}
+
+impl<'a> Member<'a> {
+    /// Its text, if it is one.
+    pub(super) const fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// What it is, if it is no text.
+    pub(super) const fn other(self) -> Option<&'a Value> {
+        match self {
+            Self::Text(_) => None,
+            Self::Other(value) => Some(value),
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for Member<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::String(text) => Self::Text(text),
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for Member<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => Value::from(*text).fmt(f),
+            Self::Other(value) => value.fmt(f),
+        }
+    }
+}
+
+/// An object whose members are looked up by their names.
+pub(super) trait Members {
+    /// The member of this name.
+    fn member(&self, name: &str) -> Option<Member<'_>>;
+}
+
+impl Members for Claims {
+    fn member(&self, name: &str) -> Option<Member<'_>> {
+        self.get(name).map(Into::into)
+    }
+}
+
+/// One JSON object, read as strictly as by [`json_object`], whose texts stay where they are: a list of members, a
+/// dozen in most tokens, costs less than a tree of copies.
+#[derive(Debug)]
+pub(super) struct FlatObject<'a>(Vec<(Cow<'a, str>, Flat<'a>)>);
+
+#[derive(Debug)]
+enum Flat<'a> {
+    Text(Cow<'a, str>),
+    Other(Value),
+}
+
+/// With so many members or fewer, each is compared with those before it.
+const FEW: usize = 32;
+
+impl<'a> FlatObject<'a> {
+    /// Reads what fills `bytes`. Allocates the list, strings with escapes in them, and what is nested.
+    ///
+    /// # Errors
+    /// See [`JsonError`].
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, JsonError> {
+        let fault = Cell::new(None);
+        read(bytes, FlatReader { fault: &fault }, &fault)
+    }
+
+    fn has_duplicates(&self) -> bool {
+        let Self(list) = self;
+        if list.len() <= FEW {
+            let is_before = |(index, (name, _)): (usize, &(Cow<'_, str>, _))| {
+                list[..index].iter().any(|(before, _)| before == name)
+            };
+            return list.iter().enumerate().any(is_before);
+        }
+        let mut names: Vec<&str> = list.iter().map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        names.windows(2).any(|pair| pair[0] == pair[1])
+    }
+}
+
+impl Members for FlatObject<'_> {
+    fn member(&self, name: &str) -> Option<Member<'_>> {
+        let (_, value) = self.0.iter().find(|(own, _)| own == name)?;
+        Some(match value {
+            Flat::Text(text) => Member::Text(text),
+            Flat::Other(value) => Member::Other(value),
+        })
+    }
+}
+
+/// Reads a [`FlatObject`].
+struct FlatReader<'a> {
+    fault: &'a Cell<Option<JsonError>>,
+}
+
+impl<'de> Visitor<'de> for FlatReader<'_> {
+    type Value = FlatObject<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<FlatObject<'de>, A::Error> {
+        let mut object = FlatObject(Vec::with_capacity(16));
+        while let Some(name) = members.next_key_seed(Text)? {
+            let value = members.next_value_seed(FlatValue(Any { depth: 1, fault: self.fault }))?;
+            object.0.push((name, value));
+        }
+        if object.has_duplicates() {
+            self.fault.set(Some(JsonError::Duplicate));
+            return Err(A::Error::custom(JsonError::Duplicate));
+        }
+        Ok(object)
+    }
+}
+
+/// A string, borrowed where it can be.
+struct Text;
+
+impl<'de> DeserializeSeed<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Cow<'de, str>, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Text {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+}
+
+/// The value of a member of a [`FlatObject`].
+struct FlatValue<'a>(Any<'a>);
+
+impl<'de> DeserializeSeed<'de> for FlatValue<'_> {
+    type Value = Flat<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Flat<'de>, D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FlatValue<'_> {
+    type Value = Flat<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Flat<'de>, E> {
+        Ok(Flat::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Flat<'de>, E> {
+        Ok(Flat::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Flat<'de>, E> {
+        self.0.visit_unit().map(Flat::Other)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, flag: bool) -> Result<Flat<'de>, E> {
+        self.0.visit_bool(flag).map(Flat::Other)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Flat<'de>, E> {
+        self.0.visit_u64(number).map(Flat::Other)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Flat<'de>, E> {
+        self.0.visit_i64(number).map(Flat::Other)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Flat<'de>, E> {
+        self.0.visit_f64(number).map(Flat::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Flat<'de>, A::Error> {
+        self.0.visit_seq(elements).map(Flat::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Flat<'de>, A::Error> {
+        self.0.visit_map(members).map(Flat::Other)
+    }
 }
 
 /// An object at `depth`.
@@ -158,6 +381,7 @@ mod tests {
 
     fn check(text: &str, expected: JsonError) {
         assert_eq!(json_object(text.as_bytes()), Err(expected), "{text}");
+        assert_eq!(FlatObject::read(text.as_bytes()).unwrap_err(), expected, "flat: {text}");
     }
 
     #[test]
@@ -168,6 +392,9 @@ mod tests {
         check(r#"{"a":[{"b":1,"\u0062":2}]}"#, JsonError::Duplicate);
         check(r#"{"😀":1,"\ud83d\ude00":2}"#, JsonError::Duplicate);
         check(r#"{"":1,"":2}"#, JsonError::Duplicate);
+        let many: String = (0..2000).map(|n| format!("\"{n}\":1,")).collect();
+        check(&format!("{{{many}\"7\":1}}"), JsonError::Duplicate);
+        assert!(FlatObject::read(format!("{{{many}\"a\":1}}").as_bytes()).is_ok());
         assert!(json_object(br#"{"a":{"a":{"a":1}},"A":1}"#).is_ok());
     }
 
@@ -251,6 +478,28 @@ mod tests {
             object.insert("value".to_owned(), value);
             let text = serde_json::to_vec(&object).unwrap();
             prop_assert_eq!(json_object(&text), Ok(object));
+        }
+
+        #[test]
+        fn both_readers_agree(members in prop::collection::vec(("\\PC{0,4}", json()), 0..60), cut in any::<bool>()) {
+            let mut text = "{".to_owned();
+            for (name, value) in &members {
+                let comma = if text.len() > 1 { "," } else { "" };
+                text += &format!("{comma}{}:{value}", Value::from(&**name));
+            }
+            text += if cut { "" } else { "}" };
+            let whole = json_object(text.as_bytes());
+            match (&whole, FlatObject::read(text.as_bytes())) {
+                (Ok(whole), Ok(flat)) => {
+                    prop_assert_eq!(whole.len(), flat.0.len());
+                    for name in whole.keys() {
+                        prop_assert_eq!(whole.member(name), flat.member(name));
+                    }
+                }
+                // Of two faults, either may be told.
+                (whole, flat) if cut => prop_assert!(whole.is_err() && flat.is_err()),
+                (whole, flat) => prop_assert_eq!(whole.clone().err(), flat.err()),
+            }
         }
 
         #[test]

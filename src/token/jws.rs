@@ -30,11 +30,10 @@ impl<'a> Jws<'a> {
         Ok(Self { signed, header, claims, signature })
     }
 
-    /// The object of this part, and its text.
-    pub(super) fn object(&self, part: Part, text: &str) -> Result<(Claims, Vec<u8>), VerifyError> {
+    /// The object of this part.
+    pub(super) fn object(&self, part: Part, text: &str) -> Result<Claims, VerifyError> {
         let bytes = decode_base64url(text).map_err(|_| VerifyError::Encoding(part))?;
-        let object = json_object(&bytes).map_err(|why| VerifyError::Json(part, why))?;
-        Ok((object, bytes))
+        json_object(&bytes).map_err(|why| VerifyError::Json(part, why))
     }
 }
 

@@ -31,8 +31,8 @@ pub fn verify_statement<'k>(
     now: UnixTime,
 ) -> Result<Statement, VerifyError> {
     let jws = Jws::split(text, bytes_max)?;
-    let (header, _) = jws.object(Part::Header, jws.header)?;
-    let (claims, _) = jws.object(Part::Claims, jws.claims)?;
+    let header = jws.object(Part::Header, jws.header)?;
+    let claims = jws.object(Part::Claims, jws.claims)?;
     let signature = decode_base64url(jws.signature).map_err(|_| VerifyError::Encoding(Part::Signature))?;
     let header = Header::read(&header)?;
     let keys = keys(claims::text(&claims, "iss")?).ok_or(VerifyError::UnknownIssuer)?;

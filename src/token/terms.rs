@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::claims;
+use super::json::{Member, Members};
 use super::jws::is_media_type;
-use super::{ClaimNames, Claims, KeySet, TokenType, VerifyError};
+use super::{ClaimNames, KeySet, TokenType, VerifyError};
 use crate::clock::UnixTime;
 
 /// On what terms tokens of one issuer are accepted.
@@ -76,16 +77,16 @@ impl Typ {
 
 impl Terms {
     /// Types of the registered claims that are read nowhere else, presence of the required ones.
-    pub(super) fn check_form(&self, claims: &Claims) -> Result<(), VerifyError> {
+    pub(super) fn check_form(&self, claims: &impl Members) -> Result<(), VerifyError> {
         claims::text(claims, "sub")?;
         claims::text(claims, "jti")?;
         // An object of events is what makes a JWT a security event or logout token (RFC 8417 §2.2), also where its
         // sender has left `typ` out.
-        if claims.get("events").is_some_and(Value::is_object) {
+        if claims.member("events").and_then(Member::other).is_some_and(Value::is_object) {
             return Err(VerifyError::Typ);
         }
         // `null` says nothing, so it does not count as present.
-        let is_missing = |name: &str| claims.get(name).is_none_or(Value::is_null);
+        let is_missing = |name: &str| matches!(claims.member(name), None | Some(Member::Other(Value::Null)));
         match self.require.iter().find(|name| is_missing(name)) {
             Some(name) => Err(VerifyError::ClaimMissing(name.clone())),
             None => Ok(()),
@@ -93,12 +94,16 @@ impl Terms {
     }
 
     /// Another type than the two (`id`, say) is refused: an ID token opens nothing.
-    pub(super) fn token_type(&self, claims: &Claims, typ: Option<&str>) -> Result<TokenType, VerifyError> {
-        let value = self.claims.token_type.iter().find_map(|name| claims.get(&**name));
-        let token_type = match value {
+    pub(super) fn token_type(
+        &self,
+        claims: &impl Members,
+        typ: Option<&str>,
+    ) -> Result<TokenType, VerifyError> {
+        let member = self.claims.token_type.iter().find_map(|name| claims.member(name));
+        let token_type = match member {
             None if self.typ == Typ::Own => return Err(VerifyError::TokenType),
             None => TokenType::Access,
-            Some(value) => match value.as_str() {
+            Some(member) => match member.text() {
                 Some("access") => TokenType::Access,
                 Some("refresh") => TokenType::Refresh,
                 _ => return Err(VerifyError::TokenType),
@@ -118,11 +123,11 @@ impl Terms {
 impl Fresh {
     pub(super) fn until(
         self,
-        claims: &Claims,
+        claims: &impl Members,
         issued_at: Option<UnixTime>,
         expires_at: UnixTime,
     ) -> Option<UnixTime> {
-        match (self, claims.get("fresh")?) {
+        match (self, claims.member("fresh")?.other()?) {
             (Self::For(long), Value::Bool(true)) => issued_at.map(|at| at.plus(long)),
             (Self::Claimed, Value::Bool(true)) => Some(expires_at),
             (Self::Claimed, value @ Value::Number(_)) => claims::numeric_date(value),

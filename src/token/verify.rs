@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX};
+use super::json::{FlatObject, Members};
 use super::jws::{Header, Jws, Seen};
 use super::steps::OrNone;
 use super::{
@@ -50,8 +51,9 @@ pub fn verify<'t>(
 ) -> Result<Verified, VerifyError> {
     let jws = Jws::split(text, token_bytes_max)?;
     let seen = Seen::find(jws.header);
-    let object = if seen.is_none() { jws.object(Part::Header, jws.header)?.0 } else { Claims::new() };
-    let (claims, json) = jws.object(Part::Claims, jws.claims)?;
+    let object = if seen.is_none() { jws.object(Part::Header, jws.header)? } else { Claims::new() };
+    let json = decode_base64url(jws.claims).map_err(|_| VerifyError::Encoding(Part::Claims))?;
+    let claims = FlatObject::read(&json).map_err(|why| VerifyError::Json(Part::Claims, why))?;
     let signature = decode_base64url(jws.signature).map_err(|_| VerifyError::Encoding(Part::Signature))?;
     steps.passed(Step::Form, format_args!("three parts of strict base64url, two JSON objects"));
 
@@ -75,7 +77,7 @@ pub fn verify<'t>(
     let binding = Binding::of(&claims)?;
     steps.passed(Step::Claims, format_args!("well typed, nothing required is missing"));
     claims::audience(&claims, &terms.audience)?;
-    match claims.get("aud") {
+    match claims.member("aud") {
         Some(audience) => steps.passed(Step::Audience, format_args!("{audience}")),
         None => steps.passed(Step::Audience, format_args!("none")),
     }
@@ -98,6 +100,7 @@ pub fn verify<'t>(
     );
     let scopes = claims::scopes(&claims, &terms.claims.scope)?;
     let token_type = terms.token_type(&claims, header.typ)?;
+    let fresh_until = terms.fresh.until(&claims, times.issued_at, times.expires_at);
     steps.passed(Step::TokenType, format_args!("{}", token_type.name()));
 
     Ok(Verified {
@@ -115,9 +118,9 @@ pub fn verify<'t>(
             token_type,
             issued_at: times.issued_at,
             expires_at: times.expires_at,
-            fresh_until: terms.fresh.until(&claims, times.issued_at, times.expires_at),
+            fresh_until,
             binding: binding.map(Box::new),
-            claims: KeptClaims::of(&json),
+            claims: KeptClaims::of(json.into()),
         },
     })
 }
@@ -139,7 +142,7 @@ impl fmt::Display for Times {
 }
 
 impl Times {
-    pub(super) fn read(claims: &Claims) -> Result<Self, VerifyError> {
+    pub(super) fn read(claims: &impl Members) -> Result<Self, VerifyError> {
         Ok(Self {
             expires_at: claims::date(claims, "exp")?
                 .ok_or_else(|| VerifyError::ClaimMissing("exp".into()))?,

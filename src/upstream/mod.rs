@@ -58,6 +58,7 @@ use target::{Manner, Target};
 pub struct Upstreams {
     list: Box<[Arc<Upstream>]>,
     handle: Handle,
+    workers: usize,
 }
 
 /// What a request asks of an upstream. Only a [`Permit`] makes one, so that forgetting the decision does not
@@ -141,10 +142,11 @@ struct Slot(Arc<Limit>);
 
 impl Upstreams {
     /// Connections are made as requests need them; health checks and the tidying of pools start at once on
-    /// `handle`. What drives a connection runs on the runtime of the request that opened it.
-    pub fn new(settings: &[Settings], handle: &Handle) -> Arc<Self> {
-        let start = |settings| Arc::new(Upstream::start(settings, None, handle));
-        Arc::new(Self { list: settings.iter().map(start).collect(), handle: handle.clone() })
+    /// `handle`. What drives a connection runs on the runtime of the request that opened it; each of so many
+    /// `workers` keeps those that it opened.
+    pub fn new(settings: &[Settings], handle: &Handle, workers: usize) -> Arc<Self> {
+        let start = |settings| Arc::new(Upstream::start(settings, None, handle, workers));
+        Arc::new(Self { list: settings.iter().map(start).collect(), handle: handle.clone(), workers })
     }
 
     /// The upstreams of a new configuration. One whose settings are the same in every point is taken over as it
@@ -155,10 +157,16 @@ impl Upstreams {
             let before = self.list.iter().find(|before| before.settings.name == settings.name);
             match before {
                 Some(before) if before.settings == *settings => Arc::clone(before),
-                before => Arc::new(Upstream::start(settings, before.map(Arc::as_ref), &self.handle)),
+                before => {
+                    Arc::new(Upstream::start(settings, before.map(Arc::as_ref), &self.handle, self.workers))
+                }
             }
         };
-        Arc::new(Self { list: settings.iter().map(start).collect(), handle: self.handle.clone() })
+        Arc::new(Self {
+            list: settings.iter().map(start).collect(),
+            handle: self.handle.clone(),
+            workers: self.workers,
+        })
     }
 
     /// Stops the health checks of what `next` did not take over, and closes its idle connections. Requests that still
@@ -225,14 +233,14 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn start(settings: &Settings, before: Option<&Self>, handle: &Handle) -> Self {
+    fn start(settings: &Settings, before: Option<&Self>, handle: &Handle, workers: usize) -> Self {
         let targets: Box<[_]> = settings
             .targets
             .iter()
             .map(|target| {
                 let same = |before: &&Arc<Target>| *before.name == *target.url;
                 let before = before.and_then(|before| before.targets.iter().find(same));
-                Arc::new(Target::new(target, settings, before.map(Arc::as_ref)))
+                Arc::new(Target::new(target, settings, before.map(Arc::as_ref), workers))
             })
             .collect();
         let mut tasks = vec![handle.spawn(tidy(targets.clone(), settings.keepalive_idle))];

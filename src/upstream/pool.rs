@@ -1,14 +1,18 @@
 //! The idle connections of one target: last in, first out, so that those in use stay warm and the surplus ages.
 //!
+//! Each worker has a stack of its own, for a connection is woken by the reactor of the worker that opened it. One
+//! that has none left takes one of another's, and the connection moves over to its reactor.
+//!
 //! A connection is looked at when it is taken, never trusted for having been put here. Ages are counted in ticks
-//! of [`Pool::tick`], so the request path reads no clock; the lock is held for a push or a pop and never across
+//! of [`Pool::tick`], so the request path reads no clock; a lock is held for a push or a pop and never across
 //! an await.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::wire::Wire;
+use crate::worker;
 
 /// The longest time between two ticks.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -17,15 +21,22 @@ const TICK_MIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct Pool {
-    stack: Mutex<Stack>,
+    stacks: Box<[Stack]>,
+    /// In all stacks together.
+    idle: AtomicUsize,
     now: AtomicU32,
     keep_ticks: u32,
     max_idle: usize,
 }
 
+/// What one worker has; on cache lines of its own.
 #[derive(Debug, Default)]
-struct Stack {
-    wires: Vec<Wire>,
+#[repr(align(128))]
+struct Stack(Mutex<Wires>);
+
+#[derive(Debug, Default)]
+struct Wires {
+    list: Vec<Wire>,
     retired: bool,
 }
 
@@ -41,58 +52,83 @@ pub(super) fn keep_ticks(keep: Duration) -> u32 {
 }
 
 impl Pool {
-    /// At most `max_idle` connections, each for `keep`; without either, none are kept.
-    pub(super) fn new(keep: Duration, max_idle: usize) -> Self {
+    /// At most `max_idle` connections, each for `keep`; without either, none are kept. For so many `workers`.
+    pub(super) fn new(keep: Duration, max_idle: usize, workers: usize) -> Self {
         Self {
-            stack: Mutex::default(),
+            stacks: (0..workers.max(1)).map(|_| Stack::default()).collect(),
+            idle: AtomicUsize::new(0),
             now: AtomicU32::new(0),
             keep_ticks: keep_ticks(keep),
             max_idle: if keep.is_zero() { 0 } else { max_idle },
         }
     }
 
-    /// The connection put here last. Whether it is still open is found out by whoever uses it.
+    /// The connection put here last, by this worker if there is one. Whether it is still open is found out by whoever
+    /// uses it.
     pub(super) fn take(&self) -> Option<Wire> {
-        self.stack().wires.pop()
+        let own = worker::index();
+        if let Some(wire) = self.take_of(own) {
+            return Some(wire);
+        }
+        // Before the locks of the others are touched.
+        if self.idle.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        (1..self.stacks.len()).find_map(|step| self.take_of(own + step))?.moved_to(own)
+    }
+
+    fn take_of(&self, worker: usize) -> Option<Wire> {
+        let wire = self.stack(worker).list.pop()?;
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+        Some(wire)
     }
 
     /// Keeps a connection whose response has ended; closes it where there are enough.
     pub(super) fn put(&self, mut wire: Wire) {
         wire.rest_from(self.now.load(Ordering::Relaxed));
-        let mut stack = self.stack();
-        if !stack.retired && stack.wires.len() < self.max_idle {
-            stack.wires.push(wire);
+        let before = self.idle.fetch_add(1, Ordering::Relaxed);
+        let mut stack = self.stack(wire.worker());
+        if !stack.retired && before < self.max_idle {
+            stack.list.push(wire);
             return;
         }
         drop(stack);
+        self.idle.fetch_sub(1, Ordering::Relaxed);
         drop(wire);
     }
 
     /// One tick later: closes what has been idle for too long, and forgets what the other side closed.
     pub(super) fn tick(&self) {
         let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let mut stack = self.stack();
-        stack
-            .wires
-            .retain_mut(|wire| now.wrapping_sub(wire.pooled_at()) <= self.keep_ticks && !wire.is_closed());
+        for index in 0..self.stacks.len() {
+            let mut stack = self.stack(index);
+            let before = stack.list.len();
+            stack.list.retain_mut(|wire| {
+                now.wrapping_sub(wire.pooled_at()) <= self.keep_ticks && !wire.is_closed()
+            });
+            self.idle.fetch_sub(before - stack.list.len(), Ordering::Relaxed);
+        }
     }
 
     /// Connections that wait for a request.
     pub(super) fn idle(&self) -> usize {
-        self.stack().wires.len()
+        (0..self.stacks.len()).map(|index| self.stack(index).list.len()).sum()
     }
 
     /// Closes all idle connections, and from now on every one that comes back.
     pub(super) fn retire(&self) {
-        let mut stack = self.stack();
-        stack.retired = true;
-        let wires = std::mem::take(&mut stack.wires);
-        drop(stack);
-        drop(wires);
+        for index in 0..self.stacks.len() {
+            let mut stack = self.stack(index);
+            stack.retired = true;
+            let wires = std::mem::take(&mut stack.list);
+            drop(stack);
+            self.idle.fetch_sub(wires.len(), Ordering::Relaxed);
+            drop(wires);
+        }
     }
 
-    fn stack(&self) -> MutexGuard<'_, Stack> {
-        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stack(&self, worker: usize) -> MutexGuard<'_, Wires> {
+        self.stacks[worker % self.stacks.len()].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +140,7 @@ mod tests {
     fn an_idle_time_is_never_cut_short_and_at_most_a_tick_too_long() {
         for millis in [1, 20, 100, 1_000, 60_000, 3_600_000] {
             let keep = Duration::from_millis(millis);
-            let ticks = Pool::new(keep, 1).keep_ticks;
+            let ticks = Pool::new(keep, 1, 1).keep_ticks;
             assert!(tick_every(keep) * ticks >= keep, "{keep:?}");
             assert!(tick_every(keep) * ticks < keep + tick_every(keep), "{keep:?}");
         }
@@ -112,6 +148,6 @@ mod tests {
 
     #[test]
     fn without_an_idle_time_nothing_is_kept() {
-        assert_eq!(Pool::new(Duration::ZERO, 256).max_idle, 0);
+        assert_eq!(Pool::new(Duration::ZERO, 256, 1).max_idle, 0);
     }
 }

@@ -75,14 +75,19 @@ pub(super) struct Ticket(Arc<Target>);
 
 impl Target {
     /// `before` is the same target under settings that a reload replaced.
-    pub(super) fn new(target: &settings::Target, settings: &Settings, before: Option<&Self>) -> Self {
+    pub(super) fn new(
+        target: &settings::Target,
+        settings: &Settings,
+        before: Option<&Self>,
+        workers: usize,
+    ) -> Self {
         let passive = settings.passive_health.clone();
         let host = HeaderValue::from_str(target.authority.as_str());
         Self {
             name: (&*target.url).into(),
             host: host.expect("an authority is visible ASCII"),
             health: Health::new(passive, settings.health.is_some(), before.map(|before| &before.health)),
-            pool: Pool::new(settings.keepalive_idle, settings.keepalive_max_idle),
+            pool: Pool::new(settings.keepalive_idle, settings.keepalive_max_idle, workers),
             channels: target.http2.then(|| Channels::new(settings.keepalive_idle)),
             scheme: if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
             counts: Counts::default(),

@@ -20,11 +20,13 @@ use http::response::Parts;
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadHalf, split};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::answer::BoxError;
 use crate::clock::Timer;
+use crate::worker;
 
 use super::connect::{ConnectError, Connector};
 use super::decode::{self, Framing, Malformed, Search};
@@ -60,6 +62,8 @@ struct Line {
     spoilt: bool,
     /// When it was last pooled, in ticks of the pool.
     pooled_at: u32,
+    /// Whose reactor wakes it.
+    worker: usize,
     _open: Counted,
 }
 
@@ -149,7 +153,8 @@ impl Wire {
     fn on(socket: Socket, open: Counted) -> Self {
         let (read, out, timer) = (BytesMut::new(), Out::default(), Timer::default());
         let way = Way::Whole(socket);
-        Self(Box::new(Line { way, read, out, timer, spoke: false, spoilt: false, pooled_at: 0, _open: open }))
+        let (spoke, spoilt, pooled_at, worker) = (false, false, 0, worker::index());
+        Self(Box::new(Line { way, read, out, timer, spoke, spoilt, pooled_at, worker, _open: open }))
     }
 
     /// Sends, with `lines` behind the fields of the request, and waits for the response head; `limit` counts from when the last byte of the request was taken,
@@ -271,6 +276,31 @@ impl Wire {
     /// When it was last pooled.
     pub(super) const fn pooled_at(&self) -> u32 {
         self.0.pooled_at
+    }
+
+    /// The worker whose reactor wakes it.
+    pub(super) const fn worker(&self) -> usize {
+        self.0.worker
+    }
+
+    /// Has this worker's reactor wake it from now on, where that can be changed; to be called on its thread. `None`:
+    /// the system did not let it.
+    pub(super) fn moved_to(mut self, worker: usize) -> Option<Self> {
+        let socket = match std::mem::replace(&mut self.0.way, Way::Gone) {
+            Way::Whole(Socket::Tcp(stream)) => {
+                Socket::Tcp(TcpStream::from_std(stream.into_std().ok()?).ok()?)
+            }
+            Way::Whole(Socket::Unix(stream)) => {
+                Socket::Unix(UnixStream::from_std(stream.into_std().ok()?).ok()?)
+            }
+            way => {
+                self.0.way = way;
+                return Some(self);
+            }
+        };
+        // Its timer is of the old worker's, too.
+        (self.0.way, self.0.timer, self.0.worker) = (Way::Whole(socket), Timer::default(), worker);
+        Some(self)
     }
 
     /// It is pooled at this tick. Nothing but a little room for the next head is kept while it is idle.

@@ -21,6 +21,7 @@ use super::settings::Listen;
 use super::{Drain, Handler, HeadFacts, HeadLimits, Layers, Listener, LiveRules, Rules, serve};
 use crate::answer::{Body, BoxError, Code, Context, Problem};
 use crate::route::Peer;
+use crate::worker::Workers;
 
 /// Longer than anything a test waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -163,6 +164,7 @@ impl Server {
             Echo(Arc::clone(&seen)),
             Arc::clone(&rules),
             drain.clone(),
+            Workers::one(runtime.handle().clone()),
         ));
         Self { address, seen, drain, rules, runtime }
     }

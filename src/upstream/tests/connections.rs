@@ -228,7 +228,7 @@ async fn a_reload_takes_unchanged_upstreams_over_with_their_connections() {
     let upstream = Scripted::always(OK).await;
     let same = settings(&[upstream.address]);
     let other = Settings { name: "other".into(), ..same.clone() };
-    let upstreams = Upstreams::new(&[same.clone(), other.clone()], &Handle::current());
+    let upstreams = Upstreams::new(&[same.clone(), other.clone()], &Handle::current(), 1);
     text(&upstreams, get()).await.unwrap();
     eventually("idle", || target(&upstreams).idle_connections == 1).await;
     let next = upstreams.rebuild(&[Settings { retries: 2, ..other }, same]);
@@ -290,6 +290,6 @@ async fn many_requests_at_once_on_many_threads_share_few_connections() {
 
 #[tokio::test]
 async fn an_unknown_upstream_is_our_fault() {
-    let upstreams = Upstreams::new(&[], &Handle::current());
+    let upstreams = Upstreams::new(&[], &Handle::current(), 1);
     assert_eq!(code(&upstreams, get()).await, Code::Internal);
 }

@@ -150,7 +150,7 @@ fn settings(addresses: &[SocketAddr]) -> Settings {
 }
 
 fn start(settings: Settings) -> Arc<Upstreams> {
-    Upstreams::new(&[settings], &Handle::current())
+    Upstreams::new(&[settings], &Handle::current(), 1)
 }
 
 fn one(upstream: &Scripted) -> Arc<Upstreams> {

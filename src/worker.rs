@@ -1,0 +1,232 @@
+//! The threads that carry clients' connections.
+//!
+//! Each has a reactor, timers and a queue of its own, and a connection stays where it began: what happens on it wakes
+//! one thread, and the requests of it go out on connections of the same thread. Nothing is stolen from a busy thread
+//! by an idle one; new connections go where the fewest are.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+
+thread_local! {
+    static INDEX: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Which worker this thread is, from 0; 0 on every other thread.
+pub fn index() -> usize {
+    INDEX.get()
+}
+
+/// Has the calling thread give way to those that serve requests: a niceness of 1 to 19, where the system lets a single
+/// thread have one of its own (Linux).
+pub fn give_way(niceness: i32) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, niceness) {
+        tracing::debug!(%error, "a thread that should give way to requests keeps its priority");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = niceness;
+}
+
+/// Where connections are carried. A clone shares the threads and their counts.
+#[derive(Clone, Debug)]
+pub struct Workers(Arc<[Worker]>);
+
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    carries: AtomicUsize,
+}
+
+/// A place on one of the threads, taken until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    workers: Workers,
+    index: usize,
+}
+
+impl Workers {
+    fn new(handles: impl IntoIterator<Item = Handle>) -> Self {
+        Self(handles.into_iter().map(|handle| Worker { handle, carries: AtomicUsize::new(0) }).collect())
+    }
+
+    /// One runtime, however many threads it has.
+    pub fn one(handle: Handle) -> Self {
+        Self::new([handle])
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The first, for what is no connection.
+    pub fn first(&self) -> &Handle {
+        &self.0[0].handle
+    }
+
+    /// A place where the fewest are taken.
+    pub fn place(&self) -> Place {
+        let carries = |index: &usize| self.0[*index].carries.load(Ordering::Relaxed);
+        let index = (0..self.0.len()).min_by_key(carries).unwrap_or_default();
+        self.0[index].carries.fetch_add(1, Ordering::Relaxed);
+        Place { workers: self.clone(), index }
+    }
+}
+
+impl Place {
+    /// Runs `work` there; the place is free again when it is over.
+    pub fn carry(self, work: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.workers.0[self.index].handle.clone();
+        handle.spawn(async move {
+            work.await;
+            drop(self);
+        });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.workers.0[self.index].carries.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Running threads.
+#[derive(Debug)]
+pub struct Threads {
+    workers: Workers,
+    stop: watch::Sender<bool>,
+    stopped: mpsc::Receiver<()>,
+}
+
+impl Threads {
+    /// Starts `count` threads, at least one.
+    ///
+    /// # Errors
+    /// The system has no thread or no descriptors for them.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let (stop, stopping) = watch::channel(false);
+        let (tell, stopped) = mpsc::sync_channel(count.max(1));
+        let mut handles = Vec::new();
+        for index in 0..count.max(1) {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            handles.push(runtime.handle().clone());
+            let (stopping, tell) = (stopping.clone(), tell.clone());
+            thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+                INDEX.set(index);
+                run(runtime, stopping);
+                // Whoever asked may have stopped waiting.
+                let _ = tell.send(());
+            })?;
+        }
+        Ok(Self { workers: Workers::new(handles), stop, stopped })
+    }
+
+    /// The threads.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Drops all that they carry, and waits for that, so long at most.
+    pub fn stop(self, within: Duration) {
+        let latest = Instant::now() + within;
+        self.stop.send_replace(true);
+        for _ in 0..self.workers.count() {
+            if self.stopped.recv_timeout(latest.saturating_duration_since(Instant::now())).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn run(runtime: Runtime, mut stopping: watch::Receiver<bool>) {
+    // An error: whoever could stop us is gone.
+    let _ = runtime.block_on(stopping.wait_for(|stop| *stop));
+    // Name look-ups may be under way on threads of their own.
+    runtime.shutdown_background();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn connections_go_where_the_fewest_are_and_stay_there() {
+        let threads = Threads::start(3).unwrap();
+        let workers = threads.workers();
+        let places: Vec<Place> = (0..6).map(|_| workers.place()).collect();
+        let mut indices: Vec<usize> = places.iter().map(|place| place.index).collect();
+        indices.sort_unstable();
+        assert_eq!(indices, [0, 0, 1, 1, 2, 2]);
+        let (tell, told) = sync_channel(8);
+        let mut expected = Vec::new();
+        for place in places {
+            expected.push(place.index);
+            let tell = tell.clone();
+            place.carry(async move {
+                let before = index();
+                tokio::task::yield_now().await;
+                tell.send((before, index())).unwrap();
+            });
+        }
+        let mut ran: Vec<usize> = Vec::new();
+        for _ in 0..6 {
+            let (before, after) = told.recv_timeout(LONG).unwrap();
+            assert_eq!(before, after);
+            ran.push(after);
+        }
+        expected.sort_unstable();
+        ran.sort_unstable();
+        assert_eq!(ran, expected);
+        threads.stop(LONG);
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_work_is_over() {
+        let threads = Threads::start(2).unwrap();
+        let workers = threads.workers();
+        let (release, held) = tokio::sync::oneshot::channel::<()>();
+        let long = workers.place();
+        let busy = long.index;
+        long.carry(async move { drop(held.await) });
+        for _ in 0..5 {
+            let (tell, told) = sync_channel(8);
+            let place = workers.place();
+            assert_ne!(place.index, busy);
+            place.carry(async move { tell.send(()).unwrap() });
+            told.recv_timeout(LONG).unwrap();
+            while workers.0[1 - busy].carries.load(Ordering::Relaxed) > 0 {
+                thread::yield_now();
+            }
+        }
+        drop(release);
+        threads.stop(LONG);
+    }
+
+    #[test]
+    fn stopping_drops_what_is_carried() {
+        let threads = Threads::start(2).unwrap();
+        let held = Arc::new(());
+        for _ in 0..4 {
+            let held = held.clone();
+            threads.workers().place().carry(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+        }
+        assert_eq!(Arc::strong_count(&held), 5);
+        threads.stop(LONG);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}
