@@ -239,6 +239,7 @@ fn delegate(delegate: &Delegate) -> Value {
     let pointers = |named: &[(Box<str>, Box<str>)]| named.iter().cloned().collect::<BTreeMap<_, _>>();
     json!({
         "url": address(&delegate.url),
+        "ca_file": delegate.ca_pem.is_some(),
         "subject": delegate.subject,
         "claims": pointers(&delegate.claims),
         "fields": pointers(&delegate.fields),

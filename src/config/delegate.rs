@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use http::Uri;
+
 use super::auth::{OWN_CLAIMS, web_address};
+use super::files;
 use super::reader::{Table, Text, Value, boxed};
 use super::source::Span;
 use super::suggest::{did_you_mean, quote, quoted_list};
@@ -22,11 +25,17 @@ pub(super) fn read(
     let mut t = auth.section("delegate", "[auth.delegate]");
     let (cx, given) = (t.cx, t.is_given());
     let (url_value, subject_value) = (t.get("url"), t.get("subject"));
+    let ca = t.get("ca_file").text_or_none();
+    let ca_pem = ca.as_ref().and_then(files::authorities_pem);
     let (mut url, mut subject) = (None, None);
     if given {
         let named = url_value.required("name the sign-in of the old backend").filled();
         url = named.and_then(|text| web_address(&text));
         subject = subject_value.required("add subject = \"/user/id\"").text().filter(pointer);
+    }
+    let in_clear = url.as_ref().is_some_and(|url: &Uri| url.scheme_str() == Some("http"));
+    if let Some(ca) = ca.filter(|_| in_clear) {
+        ca.fail("ca_file is of no use: the address is not https".to_owned(), "leave it out".to_owned());
     }
     let claims = pointers(&t.get("claims"), |text| {
         let name = &text.value;
@@ -68,6 +77,7 @@ pub(super) fn read(
     t.finish();
     Some(Delegate {
         url: url?,
+        ca_pem,
         subject: subject?.boxed(),
         claims,
         fields,
@@ -101,14 +111,22 @@ impl Value<'_> {
     }
 }
 
-/// RFC 6901 §3.
+/// RFC 6901 §3, and perhaps another one behind a `#`.
 fn pointer(text: &Text<'_>) -> bool {
     let value = &text.value;
     let escapes = value.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-    let good = (value.is_empty() || value.starts_with('/')) && escapes;
-    if !good {
-        let hint = "write it such as \"/user/id\"".to_owned();
+    let begins = value.is_empty() || value.starts_with('/') || value.starts_with("#/");
+    // A member whose own name has a `#` cannot be reached; a slash that was forgotten would find nothing, silently.
+    let leads_on = value.split('#').skip(1).all(|rest| rest.starts_with('/'));
+    if !begins || !escapes || !leads_on {
+        let hint = "write it such as \"/user/id\", or \"/access_token#/sub\" for a claim of a JWT".to_owned();
         text.fail(format!("{} is not a JSON pointer", text.quoted()), hint);
+        return false;
     }
-    good
+    if value.matches('#').count() > 1 {
+        let hint = "leave out what comes behind the second #".to_owned();
+        text.fail(format!("{} leads into a JWT inside of a JWT", text.quoted()), hint);
+        return false;
+    }
+    true
 }

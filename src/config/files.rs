@@ -166,12 +166,19 @@ fn utf8(text: &Text<'_>, bytes: Zeroizing<Vec<u8>>) -> Option<String> {
 
 /// Reads certificates of authorities in PEM and checks that they can be used.
 pub(super) fn authorities(text: &Text<'_>) -> bool {
-    let Some(pem) = read(text, &text.cx.resolve(&text.value)) else { return false };
-    let checked = tls::authorities(&pem);
-    if let Err(fault) = &checked {
-        text.fail(format!("{} {fault}", what(text)), None);
+    authorities_pem(text).is_some()
+}
+
+/// The same, for whoever needs what was read.
+pub(super) fn authorities_pem(text: &Text<'_>) -> Option<Box<[u8]>> {
+    let pem = read(text, &text.cx.resolve(&text.value))?;
+    match tls::authorities(&pem) {
+        Ok(_) => Some(pem.as_slice().into()),
+        Err(fault) => {
+            text.fail(format!("{} {fault}", what(text)), None);
+            None
+        }
     }
-    checked.is_ok()
 }
 
 /// Reads a certificate and its key in PEM and checks that they belong together; each is complained of by itself where

@@ -4,8 +4,10 @@
 //! What the backend is told is the account, the password, and the members that `pass` names, nothing else of the
 //! request: a second name for an account would get around the count of failed sign-ins. What it answers is held
 //! whole within a limit and taken only as what it must be; redirects are not followed. The subject that it names is
-//! trusted as the operator trusts it.
+//! trusted as the operator trusts it. So is a JWT in its answer, whose signature is not checked: it comes over a
+//! connection that we opened to the backend, which could say in plain what it says there.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use super::settings;
 use crate::answer::{Body, Code, Problem};
 use crate::fetch::{FetchError, Fetched, Fetcher, Limits, form};
 use crate::store::{Guest, Started};
-use crate::token::Claims;
+use crate::token::{Claims, decode_base64url, json_object};
 
 /// Questions under way at once: as many workers as an old backend is likely to have, and a few that wait.
 const AT_ONCE: usize = 64;
@@ -66,14 +68,15 @@ enum Verdict {
 
 impl Delegate {
     /// # Errors
-    /// The system's certificate authorities cannot be read.
+    /// The certificate authorities cannot be used.
     pub(super) fn new(settings: &settings::Delegate, token_bytes_max: usize) -> std::io::Result<Self> {
         let limits = Limits {
             connect: settings.timeout.min(Duration::from_secs(5)),
             total: settings.timeout,
             body_bytes: ANSWER_BYTES_MAX,
         };
-        let fetcher = Fetcher::new(None).map_err(std::io::Error::other)?.with_limits(limits);
+        let fetcher = Fetcher::new(settings.ca_pem.as_deref()).map_err(std::io::Error::other)?;
+        let fetcher = fetcher.with_limits(limits);
         Ok(Self {
             settings: settings.clone(),
             fetcher,
@@ -153,8 +156,8 @@ impl Delegate {
     /// # Errors
     /// Why the answer cannot be used, for the log.
     fn told(&self, body: &[u8]) -> Result<Told, &'static str> {
-        let answer: Value = serde_json::from_slice(body).map_err(|_| "the answer is not JSON")?;
-        let subject = match answer.pointer(&self.settings.subject) {
+        let answer = read(body).ok_or("the answer is not JSON")?;
+        let subject = match at(&answer, &self.settings.subject).as_deref() {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) if number.is_i64() || number.is_u64() => number.to_string(),
             Some(_) => return Err("the subject is neither a string nor a whole number"),
@@ -165,14 +168,14 @@ impl Delegate {
         }
         let (mut claims, mut scope) = (Claims::new(), None);
         for (name, pointer) in &self.settings.claims {
-            let value = answer.pointer(pointer).filter(|value| !value.is_null());
+            let value = at(&answer, pointer).filter(|value| !value.is_null());
             if &**name == "scope" {
-                scope = Some(value.map_or(Ok(Box::default()), scope_of)?);
+                scope = Some(value.as_deref().map_or(Ok(Box::default()), scope_of)?);
             } else if let Some(value) = value {
-                if !is_shallow(value, DEPTH_MAX) {
+                if !is_shallow(&value, DEPTH_MAX) {
                     return Err("a claim is nested too deeply");
                 }
-                claims.insert(name.to_string(), value.clone());
+                claims.insert(name.to_string(), value.into_owned());
             }
         }
         if json!(claims).to_string().len() > self.claims_bytes_max {
@@ -180,7 +183,7 @@ impl Delegate {
         }
         let mut fields = Claims::new();
         for (name, pointer) in &self.settings.fields {
-            match answer.pointer(pointer) {
+            match at(&answer, pointer).as_deref() {
                 Some(Value::String(text))
                     if text.len() > FIELD_BYTES_MAX || text.contains(char::is_control) =>
                 {
@@ -262,6 +265,35 @@ impl Endpoints {
     }
 }
 
+/// JSON; an answer that is a JWT and nothing else counts as a string of it.
+fn read(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).ok().or_else(|| {
+        let text = std::str::from_utf8(body).ok()?.trim();
+        payload(text).map(|_| Value::from(text))
+    })
+}
+
+/// What a pointer leads to: what stands behind a `#` leads on in the payload of the JWT that stands there.
+fn at<'a>(answer: &'a Value, pointer: &str) -> Option<Cow<'a, Value>> {
+    match pointer.split_once('#') {
+        None => answer.pointer(pointer).map(Cow::Borrowed),
+        Some((token, inner)) => {
+            let payload = Value::Object(payload(answer.pointer(token)?.as_str()?)?);
+            payload.pointer(inner).cloned().map(Cow::Owned)
+        }
+    }
+}
+
+/// The claims of a JWT in its compact form (RFC 7519 §7.2), whoever signed it; none of one that is encrypted.
+fn payload(token: &str) -> Option<Claims> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    json_object(&decode_base64url(claims).ok()?).ok()
+}
+
 /// The account of whom the backend told, who called themselves `name`.
 fn guest(told: Told, name: &str, key: String, at: crate::clock::UnixTime) -> Guest {
     let mut fields = told.fields;
@@ -337,5 +369,37 @@ fn unanswered(error: &FetchError) -> Problem {
             "Sign-in is not possible now: the backend cannot be reached",
         ),
         _ => nonsense(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::token::encode_base64url;
+
+    use super::*;
+
+    #[test]
+    fn a_pointer_leads_on_in_a_jwt_and_nowhere_in_anything_else() {
+        let claims = encode_base64url(r#"{"sub":"7","realm":{"roles":["a"]},"a/b":1}"#);
+        let token = format!("e30.{claims}.c2ln");
+        let answer = json!({
+            "access_token": token, "plain": "text", "encrypted": format!("a.{claims}.c.d.e"),
+            "list": [1, token],
+        });
+        let check = |pointer: &str, expected: Option<Value>| {
+            assert_eq!(at(&answer, pointer).map(Cow::into_owned), expected, "{pointer}");
+        };
+        check("/access_token#/sub", Some(json!("7")));
+        check("/access_token#/realm/roles/0", Some(json!("a")));
+        check("/access_token#/a~1b", Some(json!(1)));
+        check("/list/1#/sub", Some(json!("7")));
+        check("/access_token#/none", None);
+        for nowhere in ["/plain#/sub", "/encrypted#/sub", "/list#/sub", "/none#/sub", "/list/0#/sub"] {
+            check(nowhere, None);
+        }
+        check("/plain", Some(json!("text")));
+        assert_eq!(at(&Value::from(token.as_str()), "#/sub").as_deref(), Some(&json!("7")));
+        assert_eq!(read(format!("{token}\n").as_bytes()), Some(Value::from(token)));
+        assert_eq!(read(b"not.a.token"), None);
     }
 }

@@ -60,7 +60,10 @@ pub struct Settings {
 pub struct Delegate {
     /// Where the sign-in is posted to.
     pub url: http::Uri,
-    /// JSON pointer (RFC 6901) to the subject in its 2xx answer.
+    /// In PEM, the authorities that its certificate is verified against in place of the system's.
+    pub ca_pem: Option<Box<[u8]>>,
+    /// JSON pointer (RFC 6901) to the subject in its 2xx answer. Like the others, it leads into the payload of a JWT
+    /// behind a `#`.
     pub subject: Box<str>,
     /// Members of the access token, with pointers to them; `scope` is the scope of the account.
     pub claims: Vec<(Box<str>, Box<str>)>,

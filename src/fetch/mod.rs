@@ -83,14 +83,14 @@ impl Fetched {
 }
 
 impl Fetcher {
-    /// Trusts the system's certificate authorities (or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`), and those of
-    /// `extra_ca_pem` as well. Reads files.
+    /// Trusts the certificate authorities of `ca_pem`, in place of the system's (or those of `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR`, whose files are read).
     ///
     /// # Errors
-    /// When `extra_ca_pem` has no usable certificate. That the system has none is told in the log and by every
-    /// request to an `https` address.
-    pub fn new(extra_ca_pem: Option<&[u8]>) -> Result<Self, RootsError> {
-        Ok(Self { tls: tls::Tls::new(extra_ca_pem)?, limits: Limits::default() })
+    /// When `ca_pem` has no usable certificate. That the system has none is told in the log and by every request to an
+    /// `https` address.
+    pub fn new(ca_pem: Option<&[u8]>) -> Result<Self, RootsError> {
+        Ok(Self { tls: tls::Tls::new(ca_pem)?, limits: Limits::default() })
     }
 
     /// The same with other limits.

@@ -1,4 +1,4 @@
-//! TLS to whom we ask: the system's certificate authorities, TLS 1.2 and 1.3, one provider.
+//! TLS to whom we ask: the system's certificate authorities or named ones, TLS 1.2 and 1.3, one provider.
 
 use std::sync::Arc;
 
@@ -16,29 +16,11 @@ use super::{FetchError, RootsError};
 pub(super) struct Tls(TlsConnector);
 
 impl Tls {
-    pub(super) fn new(extra_ca_pem: Option<&[u8]>) -> Result<Self, RootsError> {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
-        }
-        // Some systems carry certificates that no one can use; the others count all the same.
-        let (usable, _) = roots.add_parsable_certificates(native.certs);
-        if usable == 0 {
-            tracing::warn!(
-                "the system has no certificate authorities: no https address can be reached through them"
-            );
-        }
-        if let Some(pem) = extra_ca_pem {
-            let mut count = 0;
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(RootsError::Pem)?).map_err(RootsError::Certificate)?;
-                count += 1;
-            }
-            if count == 0 {
-                return Err(RootsError::Empty);
-            }
-        }
+    pub(super) fn new(ca_pem: Option<&[u8]>) -> Result<Self, RootsError> {
+        let roots = match ca_pem {
+            Some(pem) => named(pem)?,
+            None => of_the_system(),
+        };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -59,4 +41,28 @@ impl Tls {
             .map_err(|_| FetchError::Address("its host cannot be in a certificate"))?;
         self.0.connect(name, stream).await.map_err(FetchError::Tls)
     }
+}
+
+fn named(pem: &[u8]) -> Result<RootCertStore, RootsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(RootsError::Pem)?).map_err(RootsError::Certificate)?;
+    }
+    if roots.is_empty() { Err(RootsError::Empty) } else { Ok(roots) }
+}
+
+fn of_the_system() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
+    }
+    // Some systems carry certificates that no one can use; the others count all the same.
+    let (usable, _) = roots.add_parsable_certificates(native.certs);
+    if usable == 0 {
+        tracing::warn!(
+            "the system has no certificate authorities: no https address can be reached through them"
+        );
+    }
+    roots
 }

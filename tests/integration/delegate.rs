@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::account::Account;
-use crate::support::jwt::claims_of;
+use crate::support::jwt::{Key, claims_of};
+use crate::support::nginx::Nginx;
+use crate::support::pki::Authority;
 use crate::support::{Answer, Gateway, Reply, Setup, Upstream, python};
 
 const PASSWORD: &str = "correct horse 1!";
@@ -19,6 +21,7 @@ const PASSWORD: &str = "correct horse 1!";
 const BACKEND: &str = r#"
 import sys
 from flask import Flask, jsonify, request
+from flask_jwt_extended import JWTManager, create_access_token
 from waitress.server import create_server
 from werkzeug.security import check_password_hash, generate_password_hash
 users = {"ada@example.com": (7, generate_password_hash("correct horse 1!"), ["admin", "writer"])}
@@ -30,6 +33,15 @@ def login():
     if user is None or not check_password_hash(user[1], body.get("password", "")):
         return jsonify(error="bad email or password"), 401
     return jsonify(user={"id": user[0], "roles": user[2], "name": "Ada", "scopes": "read write", "first": "Ada"})
+app.config["JWT_SECRET_KEY"] = "a secret that the gateway never learns"
+JWTManager(app)
+@app.post("/token")
+def token():
+    user = users.get(request.json.get("email"))
+    if user is None or not check_password_hash(user[1], request.json.get("password", "")):
+        return jsonify(msg="bad email or password"), 401
+    more = {"realm_access": {"roles": user[2]}, "name": "Ada", "scope": "read write"}
+    return jsonify(access_token=create_access_token(str(user[0]), additional_claims=more))
 server = create_server(app, host="127.0.0.1", port=0)
 print(server.effective_port, flush=True)
 server.run()
@@ -201,6 +213,79 @@ fn an_answer_that_is_not_what_it_must_be_signs_nobody_in() {
         check(status, &[], good, (401, "bad_credentials"));
     }
     check(200, &[], good, (429, "locked_out"));
+}
+
+#[test]
+fn a_backend_behind_a_private_authority_that_answers_with_a_token_alone_says_in_it_who_it_is() {
+    let backend = Backend::start();
+    let (ca, stranger) = (Authority::new("ca"), Authority::new("stranger"));
+    let pair = ca.issue(&["127.0.0.1"]);
+    let body = format!(
+        "ssl_certificate a.pem; ssl_certificate_key a.key; location / {{ proxy_pass http://{}; }}",
+        backend.address
+    );
+    let files: [(&str, &[u8]); 2] = [("a.pem", pair.cert.as_bytes()), ("a.key", pair.key.as_bytes())];
+    let nginx = Nginx::start(&[("ssl", &body)], &files);
+    let gateway = |trusted: &str| {
+        Setup::new()
+            .secret("ca.pem", &ca.pem)
+            .secret("stranger.pem", &stranger.pem)
+            .section(&format!(
+                "[auth.delegate]\nurl = \"https://{}/token\"\n{trusted}\nsubject = \"/access_token#/sub\"\n\
+                 claims = {{ roles = \"/access_token#/realm_access/roles\", scope = \"/access_token#/scope\" }}\n\
+                 fields = {{ username = \"/access_token#/name\" }}\n",
+                nginx.address(0)
+            ))
+            .start()
+    };
+    let trusting = gateway("ca_file = \"ca.pem\"");
+    sign_in(&trusting, "ada@example.com", "wrong").expect(401);
+    let account = Account::of(&sign_in(&trusting, "ada@example.com", PASSWORD).expect(200));
+    assert_eq!((&account.user["id"], &account.user["username"]), (&json!("7"), &json!("Ada")));
+    let claims = claims_of(&account.access);
+    assert_eq!((&claims["sub"], &claims["scope"]), (&json!("7"), &json!("read write")));
+    assert_eq!(claims["roles"], json!(["admin", "writer"]));
+    // Its certificate is verified, by the system's authorities where no others are named.
+    for untrusting in ["", "ca_file = \"stranger.pem\""] {
+        let answer = sign_in(&gateway(untrusting), "ada@example.com", PASSWORD).expect(502);
+        assert_eq!(answer.json()["code"], "upstream_unreachable");
+    }
+}
+
+#[test]
+fn an_answer_that_is_a_token_and_nothing_else_can_be_looked_into_and_what_only_looks_like_one_cannot() {
+    let now: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let backend = Upstream::new({
+        let now = now.clone();
+        move |_| Reply::Full(200, Vec::new(), now.lock().unwrap().clone())
+    });
+    let gateway = Setup::new()
+        .section(&format!(
+            "[auth.delegate]\nurl = \"http://{}/login\"\nsubject = \"#/uid\"\n",
+            backend.address()
+        ))
+        .start();
+    // Expired, and signed with a key that nobody here knows: the channel vouches for it.
+    let token = Key::secret("backend").token(&json!({ "uid": 42, "exp": 1 }));
+    let check = |body: &str, expected: u16| {
+        *now.lock().unwrap() = body.as_bytes().to_vec();
+        sign_in(&gateway, "ada@example.com", PASSWORD).expect(expected)
+    };
+    for body in [token.clone(), format!("{token}\n"), json!(token).to_string()] {
+        assert_eq!(Account::of(&check(&body, 200)).user["id"], "42");
+    }
+    let [head, claims, signature] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
+    for body in [
+        format!("{head}.{claims}"),
+        format!("{head}.{claims}.{signature}.x.y"),
+        format!("{head}.{claims}=.{signature}"),
+        format!("{head}.{head}.{signature}"),
+        "a.b.c".to_owned(),
+        json!({ "uid": 42 }).to_string(),
+        json!([token]).to_string(),
+    ] {
+        assert_eq!(check(&body, 502).json()["code"], "upstream_protocol_error", "{body}");
+    }
 }
 
 #[test]
