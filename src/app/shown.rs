@@ -40,6 +40,7 @@ pub(super) fn settings(settings: &Settings) -> Value {
                 }))
                 .collect::<Vec<_>>(),
             "connect_timeout": span(upstream.connect_timeout),
+            "resolve_every": span(upstream.resolve_every),
             "response_timeout": limit(upstream.response_timeout),
             "stream_idle_timeout": limit(upstream.stream_idle_timeout),
             "retries": upstream.retries,

@@ -33,6 +33,8 @@ fn upstream<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Settings {
     let addresses = targets(&t.get("targets").required("add targets = [\"http://127.0.0.1:5000\"]"));
     let balance = t.get("balance").text().and_then(|text| balance(&text)).unwrap_or(Balance::TwoChoices);
     let connect_timeout = t.get("connect_timeout").duration(secs(2));
+    let resolve_every =
+        t.get("resolve_every").duration_within(secs(10), Duration::from_millis(100)..=secs(3600));
     let response_timeout = t.get("response_timeout").duration_or_unlimited(secs(30));
     let stream_idle_timeout = t.get("stream_idle_timeout").duration_or_unlimited(secs(300));
     let retries = t.get("retries").number_u32(1, 0..=10);
@@ -57,6 +59,7 @@ fn upstream<'c>(mut t: Table<'c>, names: &mut check::Names<'c>) -> Settings {
         targets,
         balance,
         connect_timeout,
+        resolve_every,
         response_timeout,
         stream_idle_timeout,
         retries,

@@ -2,8 +2,12 @@
 //!
 //! A channel takes no more requests at once than the target allows (SETTINGS_MAX_CONCURRENT_STREAMS): the library would
 //! queue them, and one that waits there holds up all behind it. When all channels are full, another is opened.
+//!
+//! A name with several addresses gets a channel to each of them, and the requests are spread over these. A channel to an
+//! address that the name no longer has gets no more requests, and is closed when those on it are over.
 
 use std::error::Error as _;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +21,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{ConnectError, Connector};
+use super::connect::{ADDRESSES_MAX, ConnectError, Connector, Reached};
 use super::decode::HEAD_BYTES_MAX;
 use super::error::Fault;
 use super::frames::Bounded;
+use super::names::{Lead, Name};
 use super::pool;
 use super::upload::Outgoing;
 use super::wire::{Counted, Lost, within};
@@ -29,6 +34,8 @@ use super::wire::{Counted, Lost, within};
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// And all of a connection.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What is kept of a request's body that the target does not take.
+const SEND_BYTES_MAX: usize = 64 * 1024;
 /// A connection on which requests wait and nothing comes is asked whether it lives, and given up if it does not say so.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_WITHIN: Duration = Duration::from_secs(20);
@@ -45,7 +52,11 @@ const STREAMS_MAX: usize = 1024;
 pub(super) struct Channels {
     list: Mutex<List>,
     /// One is opened at a time: those who wait share it.
-    opening: tokio::sync::Mutex<()>,
+    opening: AtomicBool,
+    /// Why the last opening failed; changes with each that ends.
+    outcome: watch::Sender<Option<ConnectError>>,
+    /// The list has addresses to which there is no channel.
+    lacking: AtomicBool,
     now: AtomicU32,
     keep_ticks: u32,
 }
@@ -53,6 +64,10 @@ pub(super) struct Channels {
 #[derive(Debug, Default)]
 struct List {
     channels: Vec<Arc<Channel>>,
+    /// Addresses to which a channel is wanted.
+    lacking: Vec<Lead>,
+    /// Where the search for the channel with the fewest requests begins.
+    turn: usize,
     retired: bool,
 }
 
@@ -60,6 +75,8 @@ struct List {
 #[derive(Debug)]
 struct Channel {
     sender: SendRequest<Outgoing>,
+    /// Of a target that has a name.
+    lead: Option<Lead>,
     streams: AtomicUsize,
     /// As the target last said.
     streams_max: Arc<AtomicUsize>,
@@ -79,12 +96,35 @@ pub(super) struct Place {
     pub(super) reused: bool,
 }
 
+/// What somebody who needs a connection is to do.
+enum Turn<'a> {
+    Place(Place),
+    Open(Opening<'a>),
+    /// As whoever opened one, for them too, was told.
+    Failed(ConnectError),
+}
+
+/// The task to open a connection. Given up, or done, it lets the next one begin.
+struct Opening<'a> {
+    channels: &'a Channels,
+    failed: Option<ConnectError>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.channels.opening.store(false, Ordering::Release);
+        self.channels.outcome.send_replace(self.failed.take());
+    }
+}
+
 impl Channels {
     /// Each is closed after it has been idle for `keep`.
     pub(super) fn new(keep: Duration) -> Self {
         Self {
             list: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
+            opening: AtomicBool::new(false),
+            outcome: watch::Sender::new(None),
+            lacking: AtomicBool::new(false),
             now: AtomicU32::new(0),
             keep_ticks: pool::keep_ticks(keep),
         }
@@ -94,7 +134,8 @@ impl Channels {
     pub(super) fn take(&self) -> Option<Place> {
         let mut list = self.list();
         list.channels.retain(|channel| !channel.sender.is_closed());
-        list.channels.iter().find_map(|channel| channel.place(true))
+        list.turn = list.turn.wrapping_add(1);
+        list.place()
     }
 
     /// A place on a new connection, or on one that somebody else has just opened; the time that connecting took
@@ -104,26 +145,113 @@ impl Channels {
         connector: &Connector,
         open: &Arc<AtomicUsize>,
     ) -> Result<Place, ConnectError> {
-        let limit = connector.limit();
-        let turn = tokio::time::timeout(limit, self.opening.lock()).await;
-        let _turn = turn.map_err(|_| ConnectError::Timeout(limit))?;
-        if let Some(place) = self.take() {
-            return Ok(place);
+        if self.keep_ticks == 0 {
+            return self.open_one(connector, open).await; // nobody else can have a place on it
         }
-        let channel = Channel::open(connector, open).await?;
-        channel.used_at.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        let limit = connector.limit();
+        let turn = timeout(limit, self.turn()).await;
+        let mut opening = match turn.map_err(|_| ConnectError::Timeout(limit))? {
+            Turn::Place(place) => return Ok(place),
+            Turn::Failed(error) => return Err(error),
+            Turn::Open(opening) => opening,
+        };
+        let opened = self.open_one(connector, open).await;
+        opening.failed = opened.as_ref().err().map(ConnectError::again);
+        opened
+    }
+
+    /// What came of waiting for those who open a connection now, or the task to do so. All who wait are told at once: handed
+    /// on from one to the next, thousands of them would each wait for all before it.
+    async fn turn(&self) -> Turn<'_> {
+        let mut outcome = self.outcome.subscribe();
+        loop {
+            outcome.mark_unchanged();
+            if let Some(place) = self.take() {
+                return Turn::Place(place);
+            }
+            if !self.opening.swap(true, Ordering::AcqRel) {
+                let opening = Opening { channels: self, failed: None };
+                // Somebody may have opened one since we looked.
+                return self.take().map_or(Turn::Open(opening), Turn::Place);
+            }
+            // An error: the sender lives in `self`.
+            let _ = outcome.changed().await;
+            let failed = outcome.borrow().as_ref().map(ConnectError::again);
+            if let Some(failed) = failed {
+                return Turn::Failed(failed);
+            }
+        }
+    }
+
+    async fn open_one(&self, connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Place, ConnectError> {
+        let channel = Channel::open(connector.connect().await?, open).await?;
         let place = Place { channel: Arc::clone(&channel), reused: false };
         channel.streams.fetch_add(1, Ordering::AcqRel);
-        let mut list = self.list();
-        if !list.retired && self.keep_ticks > 0 {
-            list.channels.push(channel);
+        self.keep(channel, connector);
+        if let Some(name) = connector.name() {
+            self.follow(name);
         }
         Ok(place)
     }
 
+    /// Opens one to this address, for requests to come.
+    pub(super) async fn open_to(
+        &self,
+        lead: Lead,
+        connector: &Connector,
+        open: &Arc<AtomicUsize>,
+    ) -> Result<(), ConnectError> {
+        let channel = Channel::open(connector.connect_to(lead).await?, open).await?;
+        self.keep(channel, connector);
+        Ok(())
+    }
+
+    fn keep(&self, channel: Arc<Channel>, connector: &Connector) {
+        channel.used_at.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        let mut list = self.list();
+        // Looked up under the lock: either this sees that the address is gone, or `follow` sees the channel.
+        let leads = match (connector.name(), channel.lead) {
+            (Some(name), Some(mut lead)) => lead.holds(name),
+            _ => true,
+        };
+        if !list.retired && self.keep_ticks > 0 && leads {
+            list.channels.push(channel);
+        }
+    }
+
+    /// Lets go of the connections to addresses that the name no longer has: each closes when its last request is over.
+    /// Notes to which of the others there is none.
+    pub(super) fn follow(&self, name: &Name) {
+        let mut list = self.list();
+        let Ok(answer) = name.current() else { return };
+        let has = |lead: Lead| answer.addresses.contains(&lead.address);
+        list.channels.retain(|channel| channel.lead.is_none_or(has));
+        // Of the family that is known to work: the other one may lead to the same machine, or nowhere.
+        let family = list.channels.iter().find_map(|channel| channel.address()).map(|it| it.is_ipv4());
+        let channels = &list.channels;
+        let lacking = answer.addresses.iter().filter(|address| {
+            Some(address.is_ipv4()) == family
+                && !channels.iter().any(|channel| channel.address() == Some(**address))
+        });
+        let room = ADDRESSES_MAX.saturating_sub(channels.len());
+        list.lacking = lacking.take(room).map(|address| answer.lead(*address)).collect();
+        self.lacking.store(!list.lacking.is_empty(), Ordering::Relaxed);
+    }
+
+    /// An address to which the caller is to open a connection.
+    pub(super) fn lacking(&self) -> Option<Lead> {
+        if !self.lacking.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut list = self.list();
+        let lead = list.lacking.pop();
+        self.lacking.store(!list.lacking.is_empty(), Ordering::Relaxed);
+        lead
+    }
+
     /// A connection for one request alone.
     pub(super) async fn alone(connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Place, ConnectError> {
-        let channel = Channel::open(connector, open).await?;
+        let channel = Channel::open(connector.connect().await?, open).await?;
         channel.streams.fetch_add(1, Ordering::AcqRel);
         Ok(Place { channel, reused: false })
     }
@@ -153,14 +281,40 @@ impl Channels {
         list.channels.clear();
     }
 
+    /// As if each had been idle for too long.
+    #[cfg(test)]
+    pub(super) fn close_idle(&self) {
+        self.list().channels.clear();
+    }
+
     fn list(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl List {
+    /// On the first channel with room, so that a surplus ages; where channels lead to several addresses, on the one of
+    /// these with the fewest requests.
+    fn place(&self) -> Option<Place> {
+        let list = &self.channels;
+        let first = list.first()?.address();
+        if list.iter().all(|channel| channel.address() == first) {
+            return list.iter().find_map(|channel| channel.place(true));
+        }
+        let is_first = |index: usize| {
+            let address = list[index].address();
+            !list[..index].iter().any(|before| before.address() == address && before.has_room())
+        };
+        let index = (0..list.len())
+            .map(|step| self.turn.wrapping_add(step) % list.len())
+            .filter(|&index| list[index].has_room() && is_first(index))
+            .min_by_key(|&index| list[index].streams.load(Ordering::Acquire))?;
+        list[index].place(true)
+    }
+}
+
 impl Channel {
-    async fn open(connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Arc<Self>, ConnectError> {
-        let socket = connector.connect().await?;
+    async fn open((socket, lead): Reached, open: &Arc<AtomicUsize>) -> Result<Arc<Self>, ConnectError> {
         let open = Counted::new(open);
         let flooded = Arc::<AtomicBool>::default();
         let io = Bounded::new(socket, Arc::clone(&flooded));
@@ -168,6 +322,7 @@ impl Channel {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BYTES_MAX)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
@@ -205,11 +360,23 @@ impl Channel {
             .await;
         });
         let (streams, used_at) = (AtomicUsize::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Self { sender, streams, streams_max, websockets, flooded, used_at, driver }))
+        Ok(Arc::new(Self { sender, lead, streams, streams_max, websockets, flooded, used_at, driver }))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.lead.map(|lead| lead.address)
+    }
+
+    fn streams_max(&self) -> usize {
+        self.streams_max.load(Ordering::Relaxed).min(STREAMS_MAX)
+    }
+
+    fn has_room(&self) -> bool {
+        self.streams.load(Ordering::Acquire) < self.streams_max()
     }
 
     fn place(self: &Arc<Self>, reused: bool) -> Option<Place> {
-        let max = self.streams_max.load(Ordering::Relaxed).min(STREAMS_MAX);
+        let max = self.streams_max();
         let more = |streams| (streams < max).then_some(streams + 1);
         self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Place { channel: Arc::clone(self), reused })

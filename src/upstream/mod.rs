@@ -16,6 +16,7 @@ mod decode;
 mod error;
 mod frames;
 mod health;
+mod names;
 mod pool;
 mod report;
 mod request;
@@ -49,6 +50,7 @@ use crate::answer::Body;
 use crate::forward::Lines;
 
 use balance::{Balancer, View};
+use names::Name;
 use settings::{Balance, Settings};
 use target::{Manner, Target};
 
@@ -244,6 +246,11 @@ impl Upstream {
             })
             .collect();
         let mut tasks = vec![handle.spawn(tidy(targets.clone(), settings.keepalive_idle))];
+        for target in &targets {
+            if let Some(name) = target.resolved() {
+                tasks.push(handle.spawn(follow(Arc::clone(target), Arc::clone(name))));
+            }
+        }
         if let Some(health) = &settings.health {
             for target in &targets {
                 let watch = health::watch(Arc::clone(target), health.clone(), settings.name.clone());
@@ -320,10 +327,20 @@ async fn tidy(targets: Box<[Arc<Target>]>, keep: Duration) {
     loop {
         ticks.tick().await;
         for target in &targets {
-            target.pool.tick();
-            if let Some(channels) = &target.channels {
-                channels.tick();
-            }
+            target.tick();
+        }
+    }
+}
+
+/// Asks for the target's name again and again, while connections to it are open.
+async fn follow(target: Arc<Target>, name: Arc<Name>) {
+    let mut ticks = interval(name.every());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if target.counts.open.load(Ordering::Relaxed) > 0 {
+            name.refresh().await;
+            target.follow_name();
         }
     }
 }

@@ -8,9 +8,10 @@
 //! an await.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::names::Name;
 use super::wire::Wire;
 use crate::worker;
 
@@ -27,6 +28,8 @@ pub(super) struct Pool {
     now: AtomicU32,
     keep_ticks: u32,
     max_idle: usize,
+    /// By which the target is found: a connection to what it no longer leads to is not kept.
+    name: Option<Arc<Name>>,
 }
 
 /// What one worker has; on cache lines of its own.
@@ -53,13 +56,14 @@ pub(super) fn keep_ticks(keep: Duration) -> u32 {
 
 impl Pool {
     /// At most `max_idle` connections, each for `keep`; without either, none are kept. For so many `workers`.
-    pub(super) fn new(keep: Duration, max_idle: usize, workers: usize) -> Self {
+    pub(super) fn new(keep: Duration, max_idle: usize, workers: usize, name: Option<Arc<Name>>) -> Self {
         Self {
             stacks: (0..workers.max(1)).map(|_| Stack::default()).collect(),
             idle: AtomicUsize::new(0),
             now: AtomicU32::new(0),
             keep_ticks: keep_ticks(keep),
             max_idle: if keep.is_zero() { 0 } else { max_idle },
+            name,
         }
     }
 
@@ -88,7 +92,8 @@ impl Pool {
         wire.rest_from(self.now.load(Ordering::Relaxed));
         let before = self.idle.fetch_add(1, Ordering::Relaxed);
         let mut stack = self.stack(wire.worker());
-        if !stack.retired && before < self.max_idle {
+        // Looked up under the lock: either this sees that the address is gone, or `leave` sees the connection.
+        if !stack.retired && before < self.max_idle && wire.leads_by(self.name.as_deref()) {
             stack.list.push(wire);
             return;
         }
@@ -100,12 +105,19 @@ impl Pool {
     /// One tick later: closes what has been idle for too long, and forgets what the other side closed.
     pub(super) fn tick(&self) {
         let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.retain(|wire| now.wrapping_sub(wire.pooled_at()) <= self.keep_ticks && !wire.is_closed());
+    }
+
+    /// Closes those to addresses that the name no longer has.
+    pub(super) fn leave(&self) {
+        self.retain(|wire| wire.leads_by(self.name.as_deref()));
+    }
+
+    fn retain(&self, mut keep: impl FnMut(&mut Wire) -> bool) {
         for index in 0..self.stacks.len() {
             let mut stack = self.stack(index);
             let before = stack.list.len();
-            stack.list.retain_mut(|wire| {
-                now.wrapping_sub(wire.pooled_at()) <= self.keep_ticks && !wire.is_closed()
-            });
+            stack.list.retain_mut(&mut keep);
             self.idle.fetch_sub(before - stack.list.len(), Ordering::Relaxed);
         }
     }
@@ -140,7 +152,7 @@ mod tests {
     fn an_idle_time_is_never_cut_short_and_at_most_a_tick_too_long() {
         for millis in [1, 20, 100, 1_000, 60_000, 3_600_000] {
             let keep = Duration::from_millis(millis);
-            let ticks = Pool::new(keep, 1, 1).keep_ticks;
+            let ticks = Pool::new(keep, 1, 1, None).keep_ticks;
             assert!(tick_every(keep) * ticks >= keep, "{keep:?}");
             assert!(tick_every(keep) * ticks < keep + tick_every(keep), "{keep:?}");
         }
@@ -148,6 +160,6 @@ mod tests {
 
     #[test]
     fn without_an_idle_time_nothing_is_kept() {
-        assert_eq!(Pool::new(Duration::ZERO, 256, 1).max_idle, 0);
+        assert_eq!(Pool::new(Duration::ZERO, 256, 1, None).max_idle, 0);
     }
 }

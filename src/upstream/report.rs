@@ -1,5 +1,6 @@
 //! What `/admin/upstreams` and the metrics show of upstreams.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ pub struct UpstreamReport {
 pub struct TargetReport {
     /// Its URL as configured.
     pub url: String,
+    /// Of a target with a name: its addresses, as last resolved.
+    pub addresses: Option<Vec<SocketAddr>>,
+    /// Why its name was not resolved anew the last time.
+    pub unresolved: Option<String>,
     /// Whether requests go to it.
     pub state: TargetState,
     /// How long it stays ejected, in milliseconds.
@@ -80,6 +85,8 @@ fn target(target: &Target) -> TargetReport {
     let counts = &target.counts;
     TargetReport {
         url: target.name.to_string(),
+        addresses: target.resolved().map(|name| name.addresses().to_vec()),
+        unresolved: target.resolved().and_then(|name| name.trouble()).map(String::from),
         state,
         ejected_for_ms: ejected_for.map(|left: Duration| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         in_flight: counts.in_flight.load(Ordering::Relaxed),

@@ -18,6 +18,8 @@ pub struct Settings {
     pub balance: Balance,
     /// 504 on timeout, 502 when refused.
     pub connect_timeout: Duration,
+    /// How old the addresses of a name may get while they are in use.
+    pub resolve_every: Duration,
     /// To the response head: 504.
     pub response_timeout: Option<Duration>,
     /// No byte in either direction of a response or tunnel.

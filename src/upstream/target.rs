@@ -1,7 +1,7 @@
 //! One target: its connections, its health, and one attempt to get an answer from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{HeaderValue, UPGRADE};
@@ -13,6 +13,7 @@ use super::channel::{self, Channels};
 use super::connect::{ConnectError, Connector};
 use super::error::{Fault, SendError};
 use super::health::Health;
+use super::names::Name;
 use super::pool::Pool;
 use super::request;
 use super::response::{self, Lease};
@@ -37,6 +38,8 @@ pub(super) struct Target {
     /// Beside it, where HTTP/2 is spoken: for WebSockets that the target does not take there.
     http1: Option<Connector>,
     stream_idle_timeout: Option<Duration>,
+    /// The edition of the name's addresses that the pool and the channels have followed.
+    followed: AtomicU32,
 }
 
 /// What is counted of a target.
@@ -83,17 +86,22 @@ impl Target {
     ) -> Self {
         let passive = settings.passive_health.clone();
         let host = HeaderValue::from_str(target.authority.as_str());
+        let before_connector = before.map(|before| &before.connector);
+        let (limit, every) = (settings.connect_timeout, settings.resolve_every);
+        let connector = Connector::new(target, limit, every, before_connector);
+        let name = connector.name().map(Arc::clone);
         Self {
             name: (&*target.url).into(),
             host: host.expect("an authority is visible ASCII"),
             health: Health::new(passive, settings.health.is_some(), before.map(|before| &before.health)),
-            pool: Pool::new(settings.keepalive_idle, settings.keepalive_max_idle, workers),
+            pool: Pool::new(settings.keepalive_idle, settings.keepalive_max_idle, workers, name),
             channels: target.http2.then(|| Channels::new(settings.keepalive_idle)),
             scheme: if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
             counts: Counts::default(),
-            connector: Connector::new(target, settings.connect_timeout),
-            http1: Connector::by_http1(target, settings.connect_timeout),
+            http1: connector.by_http1(),
+            connector,
             stream_idle_timeout: settings.stream_idle_timeout,
+            followed: AtomicU32::new(0),
         }
     }
 
@@ -202,6 +210,7 @@ impl Target {
     ) -> Result<Exchange, Failed> {
         let upload = request.body().upload().cloned();
         let mut idle = channels.take();
+        self.spread(channels);
         // A target may refuse every stream, and the channel is as good as before: each turn but the first is a retry.
         let mut spare = true;
         loop {
@@ -266,6 +275,49 @@ impl Target {
         match channels.open(&self.connector, &self.counts.open).await {
             Ok(place) => Ok((place, started.elapsed())),
             Err(error) => Err(self.unconnected(error)),
+        }
+    }
+
+    /// Opens channels to the addresses of the name that have none, for requests to come. That one of them is away is no
+    /// failure of the target: no request has met it.
+    fn spread(self: &Arc<Self>, channels: &Channels) {
+        while let Some(lead) = channels.lacking() {
+            let target = Arc::clone(self);
+            target.counts.connects.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let Some(channels) = &target.channels else { return };
+                if let Err(error) = channels.open_to(lead, &target.connector, &target.counts.open).await {
+                    let (target, error) = (&*target.name, &error as &dyn std::error::Error);
+                    tracing::debug!(target, address = %lead.address, error, "an address of a target is away");
+                }
+            });
+        }
+    }
+
+    /// By which it is found, where it has to be resolved.
+    pub(super) const fn resolved(&self) -> Option<&Arc<Name>> {
+        self.connector.name()
+    }
+
+    /// Lets go of idle connections, and of those that carry many requests, to addresses that the name no longer has.
+    pub(super) fn follow_name(&self) {
+        let Some(name) = self.resolved() else { return };
+        self.followed.store(name.edition(), Ordering::Relaxed);
+        self.pool.leave();
+        if let Some(channels) = &self.channels {
+            channels.follow(name);
+        }
+    }
+
+    /// One tick of the pool later.
+    pub(super) fn tick(&self) {
+        self.pool.tick();
+        if let Some(channels) = &self.channels {
+            channels.tick();
+        }
+        // Whoever connects may have learnt of it before the one who asks every so often.
+        if self.resolved().is_some_and(|name| name.edition() != self.followed.load(Ordering::Relaxed)) {
+            self.follow_name();
         }
     }
 

@@ -31,6 +31,7 @@ use crate::worker;
 use super::connect::{ConnectError, Connector};
 use super::decode::{self, Framing, Malformed, Search};
 use super::error::Fault;
+use super::names::{Lead, Name};
 use super::response;
 use super::sending::{Out, Sending, Unfinished};
 use super::socket::Socket;
@@ -64,6 +65,8 @@ struct Line {
     pooled_at: u32,
     /// Whose reactor wakes it.
     worker: usize,
+    /// Of a target that has a name.
+    lead: Option<Lead>,
     _open: Counted,
 }
 
@@ -147,14 +150,15 @@ enum Why {
 impl Wire {
     /// Connects.
     pub(super) async fn open(connector: &Connector, open: &Arc<AtomicUsize>) -> Result<Self, ConnectError> {
-        Ok(Self::on(connector.connect().await?, Counted::new(open)))
+        let (socket, lead) = connector.connect().await?;
+        Ok(Self::on(socket, lead, Counted::new(open)))
     }
 
-    fn on(socket: Socket, open: Counted) -> Self {
+    fn on(socket: Socket, lead: Option<Lead>, open: Counted) -> Self {
         let (read, out, timer) = (BytesMut::new(), Out::default(), Timer::default());
         let way = Way::Whole(socket);
         let (spoke, spoilt, pooled_at, worker) = (false, false, 0, worker::index());
-        Self(Box::new(Line { way, read, out, timer, spoke, spoilt, pooled_at, worker, _open: open }))
+        Self(Box::new(Line { way, read, out, timer, spoke, spoilt, pooled_at, worker, lead, _open: open }))
     }
 
     /// Sends, with `lines` behind the fields of the request, and waits for the response head; `limit` counts from when the last byte of the request was taken,
@@ -278,6 +282,14 @@ impl Wire {
         self.0.pooled_at
     }
 
+    /// Whether the name still has the address that this goes to.
+    pub(super) fn leads_by(&mut self, name: Option<&Name>) -> bool {
+        match (name, &mut self.0.lead) {
+            (Some(name), Some(lead)) => lead.holds(name),
+            _ => true,
+        }
+    }
+
     /// The worker whose reactor wakes it.
     pub(super) const fn worker(&self) -> usize {
         self.0.worker
@@ -324,7 +336,7 @@ impl Wire {
     #[cfg(test)]
     pub(super) fn by_hand() -> (Self, tokio::io::DuplexStream) {
         let (near, far) = tokio::io::duplex(1024);
-        (Self::on(Socket::Memory(near), Counted::new(&Arc::default())), far)
+        (Self::on(Socket::Memory(near), None, Counted::new(&Arc::default())), far)
     }
 }
 

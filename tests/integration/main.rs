@@ -29,6 +29,7 @@ mod libraries;
 mod limits;
 mod listeners;
 mod live;
+mod names;
 mod operations;
 mod passing;
 mod proxying;

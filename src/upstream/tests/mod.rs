@@ -1,6 +1,7 @@
 //! The whole room against scripted upstreams: real sockets, raw bytes.
 
 mod answers;
+mod channels;
 mod connections;
 mod failures;
 mod health;
@@ -134,6 +135,7 @@ fn settings(addresses: &[SocketAddr]) -> Settings {
             .collect(),
         balance: Balance::RoundRobin,
         connect_timeout: Duration::from_secs(5),
+        resolve_every: Duration::from_secs(10),
         response_timeout: Some(Duration::from_secs(5)),
         stream_idle_timeout: None,
         retries: 1,

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::http::{Answer, Call, Connection, encoded};
+use super::resolver::{RESOLV_CONF, Resolver, resolving_by};
 use super::wait::wait_for;
 
 /// The admin listener as every configuration here has it.
@@ -126,6 +127,11 @@ impl Setup {
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
         file.write_all(bytes.as_ref()).unwrap();
         self
+    }
+
+    /// The program resolves names by this alone.
+    pub(crate) fn resolver(self, resolver: &Resolver) -> Self {
+        self.secret(RESOLV_CONF, resolver.resolv_conf())
     }
 
     /// A file's place, from its name in the configuration.
@@ -513,6 +519,9 @@ pub(crate) fn command(dir: &Path, arguments: &[&str]) -> Command {
 fn configured(dir: &Path, file: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(arguments).arg("--config").arg(dir.join(file)).current_dir(dir);
+    if dir.join(RESOLV_CONF).exists() {
+        command = resolving_by(&dir.join(RESOLV_CONF), &command);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

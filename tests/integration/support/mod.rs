@@ -16,6 +16,7 @@ pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod python;
 pub(crate) mod redis;
+pub(crate) mod resolver;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 
