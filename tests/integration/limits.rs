@@ -115,11 +115,7 @@ impl Gated {
     fn gateway(&self, server: &str) -> Gateway {
         Setup::without_auth()
             .server(server)
-            .upstream_with(
-                "up",
-                self.address,
-                "http2 = true\nconnect_timeout = \"1m\"\nresponse_timeout = \"10m\"\n",
-            )
+            .upstream_with("up", self.address, "http2 = true\nresponse_timeout = \"10m\"\n")
             .route("all", "/", "up", "public")
             .start()
     }
