@@ -133,19 +133,19 @@ impl Acceptor {
         Ok(Reload::Replaced)
     }
 
-    /// The same with other settings, for a reload: what is in use stays so until the caller puts it in place. Sessions
-    /// can be resumed still, unless client certificates are verified in another way.
+    /// What is in the files of these settings now, for a reload of the configuration: this acceptor goes on as it is until
+    /// the caller puts the new one in its place, or does not. Sessions can be resumed still, unless client certificates are
+    /// verified in another way. Blocks.
     ///
     /// # Errors
     /// As [`Acceptor::load`].
     pub fn renewed(&self, settings: &Server) -> Result<Self, TlsError> {
         let inner = &*self.0;
-        if inner.settings == *settings {
-            self.reload()?;
-            return Ok(self.clone());
-        }
         let files = Files::read(settings)?;
         let loaded = inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.settings == *settings && loaded.files == files {
+            return Ok(self.clone());
+        }
         let same_clients = loaded.files.client_ca == files.client_ca
             && inner.settings.client_may_have_none == settings.client_may_have_none;
         let ticketer = match same_clients {
@@ -304,5 +304,28 @@ mod tests {
 
         std::fs::remove_file(&cert).unwrap();
         assert!(matches!(acceptor.reload(), Err(TlsError::Read { .. })));
+    }
+
+    #[test]
+    fn one_that_is_made_for_a_reload_leaves_the_one_before_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let put = || {
+            let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+            write(&cert, &made.cert.pem());
+            write(&key, &made.signing_key.serialize_pem());
+        };
+        put();
+        let certificates = vec![Pair { cert: cert.clone(), key: key.clone() }];
+        let settings = Server { certificates, client_ca: None, client_may_have_none: false };
+        let acceptor = Acceptor::load(settings.clone()).unwrap();
+        let before = acceptor.config();
+        let same = acceptor.renewed(&settings).unwrap();
+        assert!(Arc::ptr_eq(&before, &same.config()), "nothing has changed");
+        put();
+        let next = acceptor.renewed(&settings).unwrap();
+        assert!(Arc::ptr_eq(&before, &acceptor.config()), "the reload may still fail");
+        assert!(!Arc::ptr_eq(&before, &next.config()));
+        assert!(Arc::ptr_eq(&before.ticketer, &next.config().ticketer), "sessions can be resumed");
     }
 }
