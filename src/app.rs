@@ -4,6 +4,7 @@ mod build;
 mod changes;
 mod descriptors;
 mod listeners;
+mod memory;
 mod open;
 mod ports;
 mod reload;
@@ -36,6 +37,7 @@ use crate::worker::Threads;
 
 use build::Base;
 use listeners::Listeners;
+use memory::Memory;
 use open::join_fleet;
 use reload::Trigger;
 use upgrade::{Predecessor, Successor};
@@ -65,8 +67,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let running = match Predecessor::meet()? {
         None => start(settings)?,
         Some((mut predecessor, inherited)) => {
-            predecessor.release()?;
-            let running = start_with(settings, inherited)?;
+            let memory = predecessor.release()?;
+            let running = start_with(settings, inherited, &memory)?;
             let _runtime = running.control.enter();
             predecessor.serving(&running.base.log, running.opened_at)?;
             running
@@ -105,11 +107,11 @@ pub struct Running {
 /// # Errors
 /// What keeps the gateway from starting, in words for the operator.
 pub fn start(settings: Settings) -> anyhow::Result<Running> {
-    start_with(settings, Inherited::take())
+    start_with(settings, Inherited::take(), &Memory::default())
 }
 
-/// The same, with sockets that are open.
-fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Running> {
+/// The same, with sockets that are open, and what another process knew by heart.
+fn start_with(settings: Settings, mut inherited: Inherited, memory: &Memory) -> anyhow::Result<Running> {
     descriptors::raise();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new());
@@ -153,6 +155,7 @@ fn start_with(settings: Settings, mut inherited: Inherited) -> anyhow::Result<Ru
         base.clock.clone(),
         base.log.clone(),
     );
+    memory.give_to(&gateway);
     control.spawn(keep_pruned(gateway.clone()));
 
     let settings = Arc::new(ArcSwap::from_pointee(settings));
@@ -296,7 +299,8 @@ impl Running {
             self.settle().await;
             self.base.log.close().await;
         });
-        successor.take_over().map_err(HandOverError::LetGo)?;
+        // When nobody uses a proof or fails to sign in any more.
+        successor.take_over(&Memory::of(&self.gateway)).map_err(HandOverError::LetGo)?;
         tracing::info!(process = successor.id(), "a new process has taken over; draining");
         tell_supervisor(&[NotifyState::MainPid(successor.id()), NotifyState::Ready]);
         successor.obey((*self.base.log).clone(), &self.live);
@@ -320,7 +324,7 @@ impl Running {
         let handles = self.listeners.handles().context("no descriptor is left")?;
         let settings = (*self.settings.load_full()).clone();
         self.listeners.let_go();
-        let next = start_with(settings, Inherited::of(handles))?;
+        let next = start_with(settings, Inherited::of(handles), &Memory::of(&self.gateway))?;
         std::thread::Builder::new().name("draining".to_owned()).spawn(move || self.end(false))?;
         Ok(next)
     }

@@ -4,10 +4,13 @@
 //! standard input. Over that it hands the listening sockets, and the two agree, a line at a time:
 //!
 //! ```text
-//!   old   sockets ──────────────── go ────────────── ends when all it serves has ended
+//!   old   sockets ──────────────── go, memory ────── ends when all it serves has ended
 //!                                 ↗    ↘                              ↑ (it refuses what they say)
 //!   new   configuration ─ prepared      log, store ─ serving ─ revocations, as they come in force
 //! ```
+//!
+//! The [memory](super::memory) is sent where the new one has said that it reads it ([`PREPARED_TO_READ`]), and that it says
+//! only to a process that has said that it can ([`TELLS`]): versions that know nothing of it can come before or after.
 //!
 //! Until `prepared` nothing has changed, and a new process that ends costs nothing. Then the old one stops accepting,
 //! lets what is at work on the log and the store end, and gives the log's lock back. From there to `serving` clients that
@@ -31,6 +34,7 @@ use rustix::net::{
     SendFlags,
 };
 
+use super::memory::Memory;
 use crate::clock::UnixTime;
 use crate::fleet::{Batch, BatchEntry};
 use crate::gateway::Live;
@@ -39,6 +43,18 @@ use crate::server::{Inherited, Listener};
 
 /// The process whose place is to be taken.
 const SUCCEEDS: &str = "PORTCULLIS_SUCCEEDS";
+/// The same process, if it can tell what it knows by heart.
+const TELLS: &str = "PORTCULLIS_TELLS";
+/// What a new process says that is ready.
+const PREPARED: &str = "prepared";
+/// The same, of one that wants to be told.
+const PREPARED_TO_READ: &str = "prepared to read";
+/// What the old process says then.
+const GO: &str = "go";
+/// And what the new one says at last.
+const SERVING: &str = "serving";
+/// For reading what it is told.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 /// For reading the configuration.
 const PREPARED_WITHIN: Duration = Duration::from_secs(60);
 /// For reading snapshot and log, however large they are.
@@ -52,6 +68,8 @@ const NAMES_BYTES_MAX: usize = 128 * 1024;
 pub(super) struct Successor {
     child: Child,
     way: BufReader<UnixStream>,
+    /// It wants to be told what this process knows.
+    reads: bool,
 }
 
 impl Successor {
@@ -66,26 +84,38 @@ impl Successor {
         let child = Command::new(program)
             .args(arguments)
             .env(SUCCEEDS, std::process::id().to_string())
+            .env(TELLS, std::process::id().to_string())
             .stdin(OwnedFd::from(theirs))
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut successor = Self { child, way: BufReader::new(ours) };
-        let prepared = successor.give(sockets).and_then(|()| successor.expect("prepared", PREPARED_WITHIN));
-        if let Err(error) = prepared {
-            successor.end();
-            return Err(error);
+        let mut successor = Self { child, way: BufReader::new(ours), reads: false };
+        let words = [PREPARED, PREPARED_TO_READ];
+        let prepared = successor.give(sockets).and_then(|()| successor.expect(&words, PREPARED_WITHIN));
+        match prepared {
+            Ok(word) => successor.reads = word == PREPARED_TO_READ,
+            Err(error) => {
+                successor.end();
+                return Err(error);
+            }
         }
         Ok(successor)
     }
 
-    /// Lets it have the log and waits until it serves. Blocks.
+    /// Lets it have the log and what this process knows by heart, and waits until it serves. Blocks.
     ///
     /// # Errors
     /// It has failed, and has ended.
-    pub(super) fn take_over(&mut self) -> anyhow::Result<()> {
-        let told = self.way.get_mut().write_all(b"go\n").context("it does not listen");
-        let served = told.and_then(|()| self.expect("serving", SERVING_WITHIN));
-        served.inspect_err(|_| self.end())
+    pub(super) fn take_over(&mut self, memory: &Memory) -> anyhow::Result<()> {
+        let told = self.tell(memory).context("it does not listen");
+        let served = told.and_then(|()| self.expect(&[SERVING], SERVING_WITHIN));
+        served.map(drop).inspect_err(|_| self.end())
+    }
+
+    fn tell(&mut self, memory: &Memory) -> std::io::Result<()> {
+        let way = self.way.get_mut();
+        way.set_write_timeout(Some(READ_WITHIN))?;
+        writeln!(way, "{GO}")?;
+        if self.reads { memory.write(way) } else { Ok(()) }
     }
 
     /// Its process id.
@@ -139,14 +169,17 @@ impl Successor {
         }
     }
 
-    fn expect(&mut self, word: &str, within: Duration) -> anyhow::Result<()> {
+    /// Waits for one of these words.
+    fn expect(&mut self, words: &[&'static str], within: Duration) -> anyhow::Result<&'static str> {
         self.way.get_ref().set_read_timeout(Some(within))?;
         let mut line = String::new();
         match self.way.read_line(&mut line) {
             Ok(0) => bail!("the new process has ended; it has said why"),
-            Ok(_) if line.trim_end() == word => Ok(()),
-            Ok(_) => bail!("the new process does not know how to take over"),
-            Err(error) => Err(error).with_context(|| format!("the new process is not {word}")),
+            Ok(_) => {
+                let word = words.iter().find(|word| **word == line.trim_end());
+                word.copied().context("the new process does not know how to take over")
+            }
+            Err(error) => Err(error).with_context(|| format!("the new process is not {}", words[0])),
         }
     }
 
@@ -197,18 +230,25 @@ impl Predecessor {
         Ok(Some((Self(BufReader::new(way)), Inherited::of(names.into_iter().zip(sockets).collect()))))
     }
 
-    /// Says that all is ready, and waits until the log is free. Blocks.
+    /// Says that all is ready, and waits until the log is free; what the other knows by heart. Blocks.
     ///
     /// # Errors
     /// The other has ended, or has thought better of it.
-    pub(super) fn release(&mut self) -> anyhow::Result<()> {
-        self.0.get_mut().write_all(b"prepared\n").context("the old process is gone")?;
+    pub(super) fn release(&mut self) -> anyhow::Result<Memory> {
+        // Both variables go on to whatever a process starts, which may know only one of them.
+        let tells =
+            std::env::var(TELLS).is_ok_and(|id| id == std::os::unix::process::parent_id().to_string());
+        let word = if tells { PREPARED_TO_READ } else { PREPARED };
+        writeln!(self.0.get_mut(), "{word}").context("the old process is gone")?;
         let mut line = String::new();
         self.0.read_line(&mut line).context("the old process is gone")?;
-        if line.trim_end() != "go" {
+        if line.trim_end() != GO {
             bail!("the old process goes on serving");
         }
-        Ok(())
+        match tells {
+            true => Memory::read(&mut self.0).context("the old process does not tell what it knows"),
+            false => Ok(Memory::default()),
+        }
     }
 
     /// Says that this process serves, and from then on what comes in force behind `position` of the log.
@@ -216,7 +256,7 @@ impl Predecessor {
     /// # Errors
     /// The other is gone.
     pub(super) fn serving(mut self, log: &revocation::Handle, position: u64) -> anyhow::Result<()> {
-        self.0.get_mut().write_all(b"serving\n").context("the old process is gone")?;
+        writeln!(self.0.get_mut(), "{SERVING}").context("the old process is gone")?;
         let way = self.0.into_inner();
         way.set_nonblocking(true).context("standard input")?;
         let log = log.clone();

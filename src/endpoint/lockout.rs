@@ -5,10 +5,12 @@
 //! attacker one Argon2 hash per entry.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
 
 use super::settings;
 use crate::clock::UnixTime;
@@ -19,15 +21,19 @@ const COUNTS_MAX: usize = 200_000;
 /// How much more an account may fail over all addresses than from one (CONTRACT §2 `[auth.lockout]`).
 const ALL_ADDRESSES: u32 = 10;
 
+const SECRET_BYTES: usize = 32;
+/// What is handed over of a count: its key, when its window began (milliseconds), and how many have failed.
+const COUNT_BYTES: usize = 20; // = 8 + 8 + 4
+
 /// Counts of failed sign-ins.
 pub(super) struct Lockout {
     counts: Mutex<Counts>,
-    hash: RandomState,
     counts_max: usize,
 }
 
-#[derive(Default)]
 struct Counts {
+    /// Nobody can choose emails whose keys are the same.
+    secret: Zeroizing<[u8; SECRET_BYTES]>,
     by_key: HashMap<u64, Count>,
     /// Keys in the order in which their windows began.
     order: VecDeque<(UnixTime, u64)>,
@@ -52,13 +58,53 @@ pub(super) struct Attempt<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Locked(pub(super) Duration);
 
-impl Default for Lockout {
-    fn default() -> Self {
-        Self { counts: Mutex::default(), hash: RandomState::new(), counts_max: COUNTS_MAX }
-    }
-}
-
 impl Lockout {
+    /// None has failed.
+    ///
+    /// # Errors
+    /// There is no randomness to be had.
+    pub(super) fn new() -> std::io::Result<Self> {
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        getrandom::fill(&mut *secret).map_err(std::io::Error::other)?;
+        let counts = Counts { secret, by_key: HashMap::new(), order: VecDeque::new() };
+        Ok(Self { counts: Mutex::new(counts), counts_max: COUNTS_MAX })
+    }
+
+    /// All counts, for the process that takes the place of this one.
+    pub(super) fn handed_over(&self) -> Vec<u8> {
+        let counts = self.lock();
+        let mut bytes = counts.secret.to_vec();
+        bytes.reserve(counts.order.len() * COUNT_BYTES);
+        for (began, key) in &counts.order {
+            let Some(count) = counts.by_key.get(key).filter(|count| count.began == *began) else { continue };
+            bytes.extend_from_slice(&key.to_le_bytes());
+            bytes.extend_from_slice(&began.millis().to_le_bytes());
+            bytes.extend_from_slice(&count.failed.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Goes on with what [`handed_over`](Self::handed_over) gave, before anybody has signed in here.
+    pub(super) fn take_over(&self, bytes: &[u8]) {
+        let Some((secret, bytes)) = bytes.split_first_chunk::<SECRET_BYTES>() else { return };
+        let mut counts = self.lock();
+        *counts.secret = *secret;
+        counts.by_key.clear();
+        counts.order.clear();
+        for count in bytes.as_chunks::<COUNT_BYTES>().0.iter().take(self.counts_max) {
+            let (key, rest) = count.split_first_chunk().expect("eight of twenty bytes");
+            let (began, failed) = rest.split_first_chunk().expect("eight of twelve bytes");
+            let (key, began) = (u64::from_le_bytes(*key), UnixTime::from_millis(u64::from_le_bytes(*began)));
+            let failed = u32::from_le_bytes(failed.try_into().expect("the last four bytes"));
+            counts.by_key.insert(key, Count { began, failed });
+            counts.order.push_back((began, key));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asked before the password is looked at.
     ///
     /// # Errors
@@ -69,8 +115,9 @@ impl Lockout {
         rule: settings::Lockout,
         now: UnixTime,
     ) -> Result<(), Locked> {
-        let limits = self.limits(attempt, rule);
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).check(&limits, rule.window, now)
+        let mut counts = self.lock();
+        let limits = counts.limits(attempt, rule);
+        counts.check(&limits, rule.window, now)
     }
 
     /// Told what became of the attempt. Of many attempts that ran at once, those that end after the limit was
@@ -85,8 +132,8 @@ impl Lockout {
         now: UnixTime,
         good: bool,
     ) -> Result<(), Locked> {
-        let limits = self.limits(attempt, rule);
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.lock();
+        let limits = counts.limits(attempt, rule);
         counts.check(&limits, rule.window, now)?;
         if good {
             // The account's own count stays: a good sign-in somewhere says nothing for the guesses from elsewhere.
@@ -98,21 +145,30 @@ impl Lockout {
         }
         Ok(())
     }
-
-    /// The keys of an attempt, with how many failures each may have.
-    fn limits(&self, attempt: Attempt<'_>, rule: settings::Lockout) -> [(u64, u32); 2] {
-        let address = attempt.address.map(network);
-        [
-            (self.hash.hash_one((attempt.account, Some(address))), rule.attempts),
-            (
-                self.hash.hash_one((attempt.account, None::<Option<IpAddr>>)),
-                rule.attempts.saturating_mul(ALL_ADDRESSES),
-            ),
-        ]
-    }
 }
 
 impl Counts {
+    /// The keys of an attempt, with how many failures each may have.
+    fn limits(&self, attempt: Attempt<'_>, rule: settings::Lockout) -> [(u64, u32); 2] {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, &*self.secret);
+        let key = |kind: u8, octets: &[u8]| {
+            let mut context = hmac::Context::with_key(&secret);
+            // The kind tells how many octets there are, so that no account can pass for an address and another one.
+            context.update(&[kind]);
+            context.update(octets);
+            context.update(attempt.account.as_bytes());
+            let tag = context.sign();
+            u64::from_le_bytes(*tag.as_ref().first_chunk().expect("HMAC-SHA-256 has 32 bytes"))
+        };
+        let here = match attempt.address.map(network) {
+            None => key(0, &[]),
+            Some(IpAddr::V4(address)) => key(4, &address.octets()),
+            Some(IpAddr::V6(address)) => key(6, &address.octets()),
+        };
+        let everywhere = rule.attempts.saturating_mul(ALL_ADDRESSES);
+        [(here, rule.attempts), (key(1, &[]), everywhere)]
+    }
+
     fn check(&mut self, limits: &[(u64, u32)], window: Duration, now: UnixTime) -> Result<(), Locked> {
         self.forget(now.minus(window));
         limits.iter().try_for_each(|(key, limit)| match self.by_key.get(key) {
@@ -168,7 +224,7 @@ mod tests {
 
     #[test]
     fn locks_after_so_many_failures_until_the_window_ends() {
-        let lockout = Lockout::default();
+        let lockout = Lockout::new().unwrap();
         let ada = attempt("ada", "192.0.2.1");
         fail(&lockout, ada, 3);
         assert_eq!(lockout.check(ada, RULE, NOW), Err(Locked(RULE.window)));
@@ -181,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_burst_learns_no_more_than_one_after_another() {
-        let lockout = Lockout::default();
+        let lockout = Lockout::new().unwrap();
         let ada = attempt("ada", "192.0.2.1");
         fail(&lockout, ada, 3);
         assert!(lockout.conclude(ada, RULE, NOW, true).is_err(), "even with the right password");
@@ -189,7 +245,7 @@ mod tests {
 
     #[test]
     fn locks_an_account_tried_from_everywhere() {
-        let lockout = Lockout::default();
+        let lockout = Lockout::new().unwrap();
         for n in 0..30 {
             fail(&lockout, attempt("ada", &format!("192.0.2.{n}")), 1);
         }
@@ -198,7 +254,7 @@ mod tests {
 
     #[test]
     fn success_clears_the_count_of_that_address() {
-        let lockout = Lockout::default();
+        let lockout = Lockout::new().unwrap();
         let ada = attempt("ada", "192.0.2.1");
         fail(&lockout, ada, 2);
         lockout.conclude(ada, RULE, NOW, true).unwrap();
@@ -208,7 +264,7 @@ mod tests {
 
     #[test]
     fn one_ipv6_network_is_one_address() {
-        let lockout = Lockout::default();
+        let lockout = Lockout::new().unwrap();
         for n in 0..3 {
             fail(&lockout, attempt("ada", &format!("2001:db8::{n}")), 1);
         }
@@ -217,8 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_handed_over_counts_on() {
+        let (before, after) = (Lockout::new().unwrap(), Lockout::new().unwrap());
+        let (ada, bob) = (attempt("ada", "192.0.2.1"), attempt("bob", "192.0.2.1"));
+        fail(&before, ada, 3);
+        fail(&before, bob, 2);
+        after.take_over(&before.handed_over());
+        assert_eq!(after.check(ada, RULE, NOW), Err(Locked(RULE.window)));
+        assert_eq!(after.check(bob, RULE, NOW), Ok(()));
+        fail(&after, bob, 1);
+        assert!(after.check(bob, RULE, NOW).is_err());
+        assert_eq!(after.check(ada, RULE, NOW.plus(RULE.window)), Ok(()), "and it ends when it would have");
+        // Nothing that could come in its place breaks anything.
+        for bytes in [&[][..], &[1; 31], &[1; 33], &[255; 100]] {
+            Lockout::new().unwrap().take_over(bytes);
+        }
+    }
+
+    #[test]
     fn memory_is_bounded() {
-        let lockout = Lockout { counts_max: 100, ..Lockout::default() };
+        let lockout = Lockout { counts_max: 100, ..Lockout::new().unwrap() };
         for n in 0..1000 {
             fail(&lockout, attempt(&n.to_string(), "192.0.2.1"), 1);
         }

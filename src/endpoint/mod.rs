@@ -67,6 +67,10 @@ const PRUNE_MARGIN: Duration = Duration::from_secs(60);
 /// Rows forgotten in one transaction: about ten milliseconds.
 const PRUNE_ROWS: usize = 2_000;
 
+/// What is handed over to the next process, each in a form that has its number.
+const FAILED: &str = "failed sign-ins 1";
+const ASSERTED: &str = "used assertions 1";
+
 /// What the endpoints are made of.
 #[derive(Clone)]
 pub struct Parts {
@@ -110,10 +114,26 @@ impl Endpoints {
     /// Starts the hashing threads, where `[auth]` is there.
     ///
     /// # Errors
-    /// Argon2 parameters out of range, or threads that cannot be started.
+    /// Argon2 parameters out of range, threads that cannot be started, or no randomness to be had.
     pub fn new(parts: Parts) -> std::io::Result<Self> {
         let assertions = Arc::new(oauth::Assertions::new(parts.clock.now()));
-        Self::start(parts, None, Arc::default(), assertions)
+        Self::start(parts, None, Arc::new(Lockout::new()?), assertions)
+    }
+
+    /// What these endpoints know by heart, for the process that takes the place of this one: failed sign-ins, and
+    /// assertions that were used.
+    pub fn memory(&self) -> Vec<(&'static str, Vec<u8>)> {
+        vec![(FAILED, self.lockout.handed_over()), (ASSERTED, self.assertions.handed_over())]
+    }
+
+    /// Goes on with one part of what [`memory`](Self::memory) gave, before anybody is served; a part of another name is
+    /// none of ours.
+    pub fn recall(&self, name: &str, bytes: &[u8]) {
+        match name {
+            FAILED => self.lockout.take_over(bytes),
+            ASSERTED => self.assertions.take_over(bytes),
+            _ => {}
+        }
     }
 
     /// The same endpoints with other settings, for a reload: failed sign-ins stay counted, used assertions stay used,

@@ -320,6 +320,11 @@ impl Issuers {
         self.verify_own(text, now)?.admit(possession, &self.replays, now)
     }
 
+    /// Proofs that were used; see [`Replays::handed_over`].
+    pub fn replays(&self) -> &Replays {
+        &self.replays
+    }
+
     /// Takes a proof that comes without a token, where one is asked for.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! Proofs that were used, for as long as one could come again (RFC 9449 §11.1).
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 use super::dpop::{AGE_MAX_SECS, AHEAD_MAX_SECS};
 use super::{Proof, ProofError, decode_base64url, encode_base64url};
@@ -16,7 +17,8 @@ const REMEMBERED_SECS: u64 = AGE_MAX_SECS + AHEAD_MAX_SECS + 1;
 const SHARDS: usize = 32;
 
 /// Used proofs, by key and `jti`; in memory alone: after a restart a proof of the last minute would pass once more, with
-/// a token that is checked all the same. Bounded: a proof that there is no room to remember is not taken.
+/// a token that is checked all the same (a process that takes the place of this one is [told](Replays::handed_over)).
+/// Bounded: a proof that there is no room to remember is not taken.
 pub struct Replays {
     shards: Arc<[Mutex<Shard>; SHARDS]>,
     /// Proofs in one shard's generation, at most.
@@ -25,16 +27,21 @@ pub struct Replays {
     nonces: Option<Nonces>,
 }
 
-/// Nonces without a memory of them: the minute, and a MAC over it.
-struct Nonces(hmac::Key);
+/// Nonces without a memory of them: the minute, and a MAC over it by this secret.
+struct Nonces(Mutex<Zeroizing<Vec<u8>>>);
 
 /// How long a nonce is good, in minutes, the one in which it was made not counted.
 const NONCE_MINUTES: u64 = 5;
 
 impl Nonces {
+    fn secret(&self) -> MutexGuard<'_, Zeroizing<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn of(&self, minute: u64) -> Box<str> {
         let bytes = minute.to_be_bytes();
-        let tag = hmac::sign(&self.0, &bytes);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret());
+        let tag = hmac::sign(&key, &bytes);
         encode_base64url([&bytes[..], &tag.as_ref()[..16]].concat()).into()
     }
 
@@ -99,13 +106,51 @@ impl Replays {
     /// The same memory, where every proof must have a nonce of ours, made with this secret; `None`: none need have
     /// one.
     pub fn with_nonces(&self, secret: Option<&[u8]>) -> Self {
-        let nonces = secret.map(|secret| Nonces(hmac::Key::new(hmac::HMAC_SHA256, secret)));
+        let nonces = secret.map(|secret| Nonces(Mutex::new(Zeroizing::new(secret.to_vec()))));
         Self { shards: Arc::clone(&self.shards), room: self.room, nonces }
     }
 
     /// Every proof must have a nonce of ours.
     pub const fn asks_for_nonces(&self) -> bool {
         self.nonces.is_some()
+    }
+
+    /// All that were used and could come again, and what makes nonces, for the process that takes the place of this one.
+    pub fn handed_over(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for shard in &*self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            // How many there are of the newer generation and of the older, since when it is the newer one, and all ids.
+            let counts = [shard.new.len() as u64, shard.old.len() as u64, shard.since_secs];
+            counts.iter().for_each(|count| bytes.extend_from_slice(&count.to_le_bytes()));
+            shard.new.iter().chain(&shard.old).for_each(|id| bytes.extend_from_slice(id));
+        }
+        if let Some(nonces) = &self.nonces {
+            bytes.extend_from_slice(&nonces.secret());
+        }
+        bytes
+    }
+
+    /// Goes on with what [`handed_over`](Self::handed_over) gave, before any proof is taken here.
+    pub fn take_over(&self, mut bytes: &[u8]) {
+        fn number(bytes: &mut &[u8]) -> Option<u64> {
+            bytes.split_off(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+        }
+        fn ids(bytes: &mut &[u8], count: u64, room: usize) -> Option<HashSet<[u8; 16]>> {
+            let count = usize::try_from(count).ok().filter(|count| *count <= room)?;
+            Some(bytes.split_off(..count * 16)?.as_chunks().0.iter().copied().collect())
+        }
+        for shard in &*self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let numbers = (number(&mut bytes), number(&mut bytes), number(&mut bytes));
+            let (Some(new), Some(old), Some(since_secs)) = numbers else { return };
+            let sets = (ids(&mut bytes, new, self.room), ids(&mut bytes, old, self.room));
+            let (Some(new), Some(old)) = sets else { return };
+            *shard = Shard { since_secs, new, old };
+        }
+        if let Some(nonces) = self.nonces.as_ref().filter(|_| !bytes.is_empty()) {
+            *nonces.secret() = Zeroizing::new(bytes.to_vec());
+        }
     }
 
     /// Takes a proof: of any number of uses of the same one, the first.

@@ -11,19 +11,19 @@ use crate::support::{Gateway, Setup, Upstream, now};
 const PASSWORD: &str = "correct-horse-7";
 
 /// A client with a key of its own.
-struct Client {
+pub(crate) struct Client {
     key: Key,
     count: std::cell::Cell<u32>,
-    nonce: Option<String>,
+    pub(crate) nonce: Option<String>,
 }
 
 impl Client {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { key: Key::es256(), count: std::cell::Cell::new(0), nonce: None }
     }
 
     /// A proof for this request, never the same twice.
-    fn proof(&self, method: &str, path: &str, token: Option<&str>) -> String {
+    pub(crate) fn proof(&self, method: &str, path: &str, token: Option<&str>) -> String {
         self.count.set(self.count.get() + 1);
         let mut jwk = self.key.jwk(None);
         jwk.as_object_mut().unwrap().retain(|name, _| ["kty", "crv", "x", "y"].contains(&name.as_str()));
@@ -45,13 +45,13 @@ impl Client {
         gateway.post(path).header("dpop", &self.proof("POST", path, None)).json(body)
     }
 
-    fn sign_up(&self, gateway: &Gateway) -> Value {
+    pub(crate) fn sign_up(&self, gateway: &Gateway) -> Value {
         let body = json!({ "email": "ada@example.com", "password": format!("{PASSWORD}!") });
         self.asking(gateway, "/auth/signup", &body).send().expect(201).json()["data"][0].clone()
     }
 
     /// A call with the token and a proof for it.
-    fn get(&self, gateway: &Gateway, path: &str, token: &str) -> Answer {
+    pub(crate) fn get(&self, gateway: &Gateway, path: &str, token: &str) -> Answer {
         let proof = self.proof("GET", path, Some(token));
         gateway.get(path).header("authorization", &format!("DPoP {token}")).header("dpop", &proof).send()
     }

@@ -3,12 +3,13 @@
 use std::io::Write as _;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::gateway::signal;
+use crate::bound::Client;
+use crate::support::gateway::{Successor, signal};
 use crate::support::jwt::{Key, claims};
 use crate::support::upstream::receive_head;
-use crate::support::{Account, Gateway, Load, Setup, Upstream, wait_for};
+use crate::support::{Account, Answer, Gateway, Load, Setup, Upstream, now, wait_for};
 
 fn setup(upstream: &Upstream) -> Setup {
     Setup::new()
@@ -24,25 +25,94 @@ fn token(id: &str) -> String {
     Key::secret("legacy").token(&claims(id, &json!({})))
 }
 
-/// A process that took over; killed at the end of its test.
-struct Successor(u32);
+/// What a gateway knows by heart alone.
+struct Known {
+    owner: Client,
+    token: String,
+    proof: String,
+    assertion: String,
+    assertion_to_come: String,
+}
 
-impl Successor {
-    /// The one that has taken over, as the old one says.
-    fn of(gateway: &Gateway) -> Self {
-        wait_for("a new process to take over", || {
-            let events = gateway.stderr();
-            let event = events.lines().rfind(|line| line.contains("a new process has taken over"))?;
-            let event: Value = serde_json::from_str(event).ok()?;
-            Some(Self(u32::try_from(event["fields"]["process"].as_u64()?).ok()?))
-        })
+impl Known {
+    fn setup(upstream: &Upstream) -> (Setup, Key) {
+        let signer = Key::es256();
+        let setup = setup(upstream)
+            .server("dpop_nonce = true")
+            .auth("issuer = \"gate\"")
+            .secret("signer.pem", signer.public_pem())
+            .section("[auth.lockout]\nattempts = 3\n")
+            .section(
+                "[[clients]]\nid = \"signer\"\npublic_key_file = \"signer.pem\"\nmay = [\"introspect\"]\n",
+            );
+        (setup, signer)
+    }
+
+    /// A proof is used, an assertion too, and somebody has failed to sign in as often as can be.
+    fn begin(gateway: &Gateway, signer: Key) -> Self {
+        Account::sign_up(gateway, "grace@example.com");
+        let mut owner = Client::new();
+        let proof = owner.proof("POST", "/auth/signup", None);
+        let body = json!({ "email": "ada@example.com", "password": crate::support::account::PASSWORD });
+        let refused = gateway.post("/auth/signup").header("dpop", &proof).json(&body).send();
+        owner.nonce = refused.header("dpop-nonce").map(str::to_owned);
+        assert!(owner.nonce.is_some(), "{}", refused.text());
+        let token = owner.sign_up(gateway)["access_token"].as_str().unwrap().to_owned();
+        let proof = owner.proof("GET", "/api/x", Some(&token));
+        let made = |id: &str| {
+            let claims = json!({
+                "iss": "signer", "sub": "signer", "aud": "gate", "jti": id, "iat": now(), "exp": now() + 600,
+            });
+            signer.token(&claims)
+        };
+        let (assertion, assertion_to_come) = (made("a-1"), made("a-2"));
+        let known = Self { owner, token, proof, assertion, assertion_to_come };
+        assert_eq!(known.asks_again(gateway, &known.proof).status, 200);
+        assert_eq!(known.asserts(gateway, &known.assertion), 200);
+        for _ in 0..3 {
+            assert_eq!(Self::signs_in(gateway, "wr0ng-password!"), 401);
+        }
+        known
+    }
+
+    fn asks_again(&self, gateway: &Gateway, proof: &str) -> Answer {
+        let scheme = format!("DPoP {}", self.token);
+        gateway.get("/api/x").header("authorization", &scheme).header("dpop", proof).send()
+    }
+
+    fn asserts(&self, gateway: &Gateway, assertion: &str) -> u16 {
+        let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let fields = [("client_assertion_type", kind), ("client_assertion", assertion), ("token", "x")];
+        gateway.post("/oauth2/introspect").form(&fields).send().status
+    }
+
+    fn signs_in(gateway: &Gateway, password: &str) -> u16 {
+        let body = json!({ "email": "grace@example.com", "password": password });
+        gateway.post("/auth/signin").json(&body).send().status
+    }
+
+    /// All of that is as it was.
+    fn expect(&self, gateway: &Gateway) {
+        let again = self.asks_again(gateway, &self.proof).expect(401);
+        let words = again.header("www-authenticate").unwrap();
+        assert!(words.contains("used before"), "{words}");
+        self.owner.get(gateway, "/api/x", &self.token).expect(200);
+        assert_eq!(self.asserts(gateway, &self.assertion), 401, "it was used");
+        assert_eq!(self.asserts(gateway, &self.assertion_to_come), 200, "it was made before, and is good");
+        assert_eq!(Self::signs_in(gateway, crate::support::account::PASSWORD), 429);
     }
 }
 
-impl Drop for Successor {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("sh").args(["-c", &format!("kill -KILL {}", self.0)]).status();
-    }
+#[test]
+fn what_was_used_up_stays_so_in_the_new_process() {
+    let upstream = Upstream::echo();
+    let (setup, signer) = Known::setup(&upstream);
+    let mut gateway = setup.start();
+    let known = Known::begin(&gateway, signer);
+    gateway.signal("USR2");
+    let _successor = Successor::of(&gateway);
+    known.expect(&gateway);
+    assert_eq!(gateway.wait().code(), Some(0));
 }
 
 #[test]
@@ -123,7 +193,10 @@ fn a_new_process_that_cannot_start_costs_nothing() {
 
 #[test]
 fn a_new_process_that_fails_with_the_log_gives_it_back() {
-    let gateway = setup(&Upstream::echo()).start();
+    let upstream = Upstream::echo();
+    let (setup, signer) = Known::setup(&upstream);
+    let gateway = setup.start();
+    let known = Known::begin(&gateway, signer);
     gateway.revoke(&json!({ "kind": "token", "value": "t-0", "issuer": "legacy" }));
     let load = Load::begin(gateway.address(), &gateway.get("/open"), 2);
     // A good configuration whose new listener cannot be had: found out when the log is open already.
@@ -134,6 +207,7 @@ fn a_new_process_that_fails_with_the_log_gives_it_back() {
     wait_for("the old one to say so", || gateway.stderr().contains("this one begins anew").then_some(()));
     load.go_on(50);
     load.expect_no_failure();
+    known.expect(&gateway);
     gateway.get("/api").bearer(&token("t-0")).send().expect_problem(401, "token_revoked");
     gateway.revoke(&json!({ "kind": "token", "value": "t-1", "issuer": "legacy" }));
     gateway.get("/api").bearer(&token("t-1")).send().expect_problem(401, "token_revoked");

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -25,12 +25,20 @@ const SEEN_MAX: usize = 65_536;
 
 /// Assertions that were used, each until it has expired: none is good twice (RFC 7523 §3).
 ///
-/// In memory alone. What a start forgets is made good by refusing assertions that say they were made before it.
+/// In memory alone. What a start forgets is made good by refusing assertions that say they were made before it; to a
+/// process that takes the place of this one they are [handed over](Self::handed_over).
 #[derive(Debug)]
-pub(in crate::endpoint) struct Assertions {
+pub(in crate::endpoint) struct Assertions(Mutex<Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    /// All that were used since then are known.
     since: UnixTime,
-    seen: Mutex<HashMap<[u8; 32], UnixTime>>,
+    used: HashMap<[u8; 32], UnixTime>,
 }
+
+/// What is handed over of one: its key, and until when it is remembered (milliseconds).
+const USED_BYTES: usize = 40; // = 32 + 8
 
 /// What became of an id.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +59,39 @@ pub(super) enum Rejected {
 
 impl Assertions {
     pub(in crate::endpoint) fn new(now: UnixTime) -> Self {
-        Self { since: now, seen: Mutex::default() }
+        Self(Mutex::new(Seen { since: now, used: HashMap::new() }))
+    }
+
+    /// All that were used, for the process that takes the place of this one.
+    pub(in crate::endpoint) fn handed_over(&self) -> Vec<u8> {
+        let seen = self.lock();
+        let mut bytes = seen.since.millis().to_le_bytes().to_vec();
+        bytes.reserve(seen.used.len() * USED_BYTES);
+        for (key, until) in &seen.used {
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(&until.millis().to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Goes on with what [`handed_over`](Self::handed_over) gave, before any was used here.
+    pub(in crate::endpoint) fn take_over(&self, bytes: &[u8]) {
+        let millis = |bytes: &[u8; 8]| UnixTime::from_millis(u64::from_le_bytes(*bytes));
+        let Some((since, bytes)) = bytes.split_first_chunk() else { return };
+        let mut seen = self.lock();
+        seen.since = millis(since);
+        for used in bytes.as_chunks::<USED_BYTES>().0.iter().take(SEEN_MAX) {
+            let (key, until) = used.split_first_chunk().expect("32 of 40 bytes");
+            seen.used.insert(*key, millis(until.first_chunk().expect("the last eight bytes")));
+        }
+    }
+
+    fn since(&self) -> UnixTime {
+        self.lock().since
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, client: &str, id: &str, until: UnixTime, now: UnixTime) -> Use {
@@ -60,7 +100,7 @@ impl Assertions {
         context.update(client.as_bytes());
         context.update(id.as_bytes());
         let key: [u8; 32] = context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &mut self.lock().used;
         if seen.get(&key).is_some_and(|until| now < *until) {
             return Use::Again;
         }
@@ -114,7 +154,7 @@ impl Endpoints {
             && statement.audience(&audience).is_ok()
             && statement.times(call.now.minus(SKEW), call.now.plus(SKEW)).is_ok()
             && end <= call.now.plus(LIFETIME_MAX).plus(SKEW)
-            && statement.date("iat").ok()?.is_none_or(|made| made.secs() >= self.assertions.since.secs());
+            && statement.date("iat").ok()?.is_none_or(|made| made.secs() >= self.assertions.since().secs());
         let id = statement.name("jti", NAME_BYTES_MAX).ok()?;
         good.then(|| (id, end.plus(SKEW)))
     }
@@ -177,7 +217,7 @@ mod tests {
         assert_eq!(seen.take("a", "x", end, NOW), Use::Full);
         assert_eq!(seen.take("a", "0", end, NOW), Use::Again);
         assert_eq!(seen.take("a", "x", end.plus(SKEW), end), Use::First);
-        assert_eq!(seen.seen.lock().unwrap().len(), 1);
+        assert_eq!(seen.lock().used.len(), 1);
     }
 
     #[test]

@@ -209,6 +209,34 @@ fn a_proof_is_taken_once_for_as_long_as_it_is_good() {
 }
 
 #[test]
+fn a_proof_that_one_process_took_is_used_to_the_next() {
+    let made = || Maker::new(Algorithm::ES256).check().unwrap();
+    let (old, used, fresh) = (made(), made(), made());
+    let later = UnixTime::from_secs(NOW.secs() + 71);
+    let before = Replays::new(1 << 10).with_nonces(None);
+    before.take(&old, NOW).unwrap();
+    before.take(&used, later).unwrap();
+    let after = Replays::new(1 << 10);
+    after.take_over(&before.handed_over());
+    for proof in [&old, &used] {
+        assert_eq!(after.take(proof, later), Err(NotTaken::Replayed));
+    }
+    assert_eq!(after.take(&fresh, later), Ok(()));
+    // And nonces that were given out are good.
+    let before = before.with_nonces(Some(b"one secret"));
+    let Err(NotTaken::NonceWanted(nonce)) = before.take(&fresh, NOW) else { panic!("a nonce is wanted") };
+    let after = Replays::new(1 << 10).with_nonces(Some(b"another secret"));
+    after.take_over(&before.handed_over());
+    let mut maker = Maker::new(Algorithm::ES256);
+    maker.claims["nonce"] = (&*nonce).into();
+    assert_eq!(after.take(&maker.check().unwrap(), NOW), Ok(()));
+    // Nothing that could come in its place breaks anything.
+    for bytes in [&[][..], &[255; 24], &[0; 25], &[1; 1000]] {
+        Replays::new(64).take_over(bytes);
+    }
+}
+
+#[test]
 fn what_cannot_be_remembered_is_not_taken_and_room_comes_back() {
     let replays = Replays::new(32); // one in each shard
     let mut maker = Maker::new(Algorithm::ES256);

@@ -397,6 +397,27 @@ impl Gateway {
     }
 }
 
+/// A process that took over (SIGUSR2); killed at the end of its test.
+pub(crate) struct Successor(pub(crate) u32);
+
+impl Successor {
+    /// The one that has taken over, as the old one says.
+    pub(crate) fn of(gateway: &Gateway) -> Self {
+        wait_for("a new process to take over", || {
+            let events = gateway.stderr();
+            let event = events.lines().rfind(|line| line.contains("a new process has taken over"))?;
+            let event: Value = serde_json::from_str(event).ok()?;
+            Some(Self(u32::try_from(event["fields"]["process"].as_u64()?).ok()?))
+        })
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        let _ = Command::new("sh").args(["-c", &format!("kill -KILL {}", self.0)]).status();
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
