@@ -195,11 +195,8 @@ fn start_with(settings: Settings, mut inherited: Inherited, memory: &Memory) -> 
     let (control_handle, data_workers) = (control.handle().clone(), data.workers().clone());
     let mut listeners = Listeners::new(gateway.clone(), admin, clients, control_handle, data_workers, &now);
     let plan = listeners.plan(&now, &mut inherited)?;
-    for listener in inherited.left() {
-        tracing::warn!(%listener, "a socket was handed over that no listen names; it is closed");
-    }
-    drop(inherited);
     listeners.carry_out(plan, now.server.drain_timeout);
+    listeners.see_off(inherited, now.server.drain_timeout);
     tracing::info!(config = %now.path.display(), "serving");
     descriptors::warn(now.server.max_connections);
     let watch = Watch::new(vec![now.path.clone()]);
@@ -342,10 +339,9 @@ impl Running {
         drop(self.asked);
         self.listeners.let_go();
         self.control.block_on(async {
-            let clients = &self.listeners.clients;
             let cut = tokio::select! {
-                cut = clients.stop(drain_timeout) => cut,
-                () = self.signals.end(), if hears_signals => clients.stop(Duration::ZERO).await,
+                cut = self.listeners.drain(drain_timeout) => cut,
+                () = self.signals.end(), if hears_signals => self.listeners.clients.stop(Duration::ZERO).await,
             };
             if cut > 0 {
                 tracing::warn!(connections = cut, "cut what did not end in time");

@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::ports::{AdminHandler, GatewayHandler};
 use crate::admin::Admin;
 use crate::config::Settings;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Parting};
 use crate::server::settings::Listen;
 use crate::server::{self, Drain, Inherited, Layers, Listener, LiveLayers, LiveRules, Rules};
 use crate::tls::Acceptor;
@@ -19,6 +19,9 @@ use crate::worker::Workers;
 
 /// Connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1024;
+
+/// How long before they are cut the WebSockets that are still open are told so; of a short `drain_timeout` the half.
+const FAREWELL: Duration = Duration::from_millis(1500);
 
 /// Who is served at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,15 @@ impl Door {
             Self::Admin => "admin",
         }
     }
+
+    /// As the configuration calls it.
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Clear => "[server] listen",
+            Self::Tls => "[server.tls] listen",
+            Self::Admin => "[admin] listen",
+        }
+    }
 }
 
 /// A listener that is open.
@@ -49,6 +61,8 @@ struct Open {
     /// Beside the one that is accepted from, so that the socket outlives whoever accepts.
     socket: Listener,
     drain: Drain,
+    /// Of the tunnels that were opened here.
+    parting: Parting,
     accepting: JoinHandle<std::io::Result<()>>,
 }
 
@@ -59,6 +73,8 @@ pub(super) struct Listeners {
     pub(super) clients: Drain,
     /// Of the admin listener, which outlives the others.
     pub(super) admins: Drain,
+    /// Of all tunnels, whatever becomes of their listener.
+    parting: Parting,
     gateway: Gateway,
     admin: Admin,
     control: Handle,
@@ -97,6 +113,7 @@ impl Listeners {
             open: Vec::new(),
             clients,
             admins: Drain::new(),
+            parting: Parting::default(),
             gateway,
             admin,
             control,
@@ -123,18 +140,26 @@ impl Listeners {
         });
         let acceptor = acceptor.transpose()?;
         let wanted = wanted(settings);
+        let going: Vec<&Listener> = self
+            .open
+            .iter()
+            .filter(|open| !wanted.iter().any(|(door, listen)| open.is(*door, listen) || open.is_at(listen)))
+            .map(|open| &open.socket)
+            .collect();
         let mut new = Vec::new();
-        for (door, listen) in &wanted {
-            if self.find(*door, listen).is_some() {
-                continue;
-            }
-            let at_another_door = self.open.iter().find(|open| open.listen == *listen);
-            let socket = match at_another_door {
+        let mut missing: Vec<_> =
+            wanted.iter().filter(|(door, listen)| self.find(*door, listen).is_none()).collect();
+        // Those that clients may find at once, at an address that is served, come last: nothing fails after them.
+        missing.sort_by_key(|(_, listen)| going.iter().any(|socket| socket.has_port_of(listen)));
+        for (door, listen) in missing {
+            // At another door, or under port 0 until now.
+            let open_already = self.open.iter().find(|open| open.is_at(listen));
+            let socket = match open_already {
                 Some(open) => open.socket.try_clone(),
-                None => inherited.or_bind(&name(*door, listen), listen),
+                None => inherited.or_bind(&name(*door, listen), listen, &going),
             };
             let both = socket.and_then(|socket| Ok([socket.try_clone()?, socket]));
-            let both = both.with_context(|| format!("cannot listen on {listen}"))?;
+            let both = both.with_context(|| format!("{}: cannot listen on {listen}", door.setting()))?;
             new.push((*door, listen.clone(), both));
         }
         let proxies = settings.server.proxies.clone();
@@ -151,7 +176,10 @@ impl Listeners {
         self.rules.store(rules.into());
         self.admin_rules.store(admin_rules.into());
         self.clear.store(clear.into());
-        self.tls.store(tls.into());
+        // Who waits at the door of a TLS listener that goes is still let in over TLS.
+        if acceptor.is_some() {
+            self.tls.store(tls.into());
+        }
         if let Some(before) = self.keeping_fresh.take() {
             before.abort();
         }
@@ -159,29 +187,62 @@ impl Listeners {
             acceptor.map(|acceptor| self.control.spawn(acceptor.keep_fresh()).abort_handle());
         for (door, listen, [socket, accepted_from]) in new {
             tracing::info!(listener = door.name(), address = %socket, "listening");
-            let drain = if door == Door::Admin { self.admins.part() } else { self.clients.part() };
-            let accepting = self.accept(door, accepted_from, drain.clone());
-            self.open.push(Open { door, listen, socket, drain, accepting });
+            let drain = self.drain_of(door).part();
+            let parting = Parting::default();
+            let accepting = self.accept(door, accepted_from, drain.clone(), &parting);
+            self.open.push(Open { door, listen, socket, drain, parting, accepting });
         }
-        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().partition(|open| {
-            wanted.iter().any(|(door, listen)| *door == open.door && *listen == open.listen)
-        });
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|open| wanted.iter().any(|(door, listen)| open.is(*door, listen)));
         self.open = kept;
         for open in gone {
             tracing::info!(listener = open.door.name(), address = %open.socket, "no longer listening");
-            if !self.open.iter().any(|kept| kept.listen == open.listen) {
+            if !self.open.iter().any(|kept| kept.is_at(&open.listen)) {
                 open.socket.unlink();
+            }
+            if self.open.iter().any(|kept| kept.socket.stands_in_for(&open.socket)) {
+                open.socket.turn_away();
             }
             open.drain.begin();
             self.control.spawn(async move {
                 // Who waits at its door is still let in.
                 let _ = open.accepting.await;
-                let cut = open.drain.stop(drain_timeout).await;
+                drop(open.socket);
+                let cut = see_out(&open.drain, &open.parting, drain_timeout).await;
                 if cut > 0 {
                     tracing::warn!(connections = cut, "cut what did not end in time on a listener that went");
                 }
             });
         }
+    }
+
+    /// Lets in who waits at the door of listeners that another process has handed over and that are wanted no more.
+    pub(super) fn see_off(&self, left: Inherited, drain_timeout: Duration) {
+        for (name, socket) in left.left() {
+            tracing::warn!(listener = %socket, "a socket was handed over that no listen names; it is closed");
+            let doors = [Door::Clear, Door::Tls, Door::Admin];
+            let of = |door: &Door| {
+                name.as_deref().is_some_and(|name| name.starts_with(&format!("{} ", door.name())))
+            };
+            let Some(door) = doors.into_iter().find(of) else { continue };
+            if self.open.iter().any(|kept| kept.socket.stands_in_for(&socket)) {
+                socket.turn_away();
+            }
+            socket.unlink();
+            let (drain, parting) = (self.drain_of(door).part(), Parting::default());
+            drain.begin();
+            let accepting = self.accept(door, socket, drain.clone(), &parting);
+            self.control.spawn(async move {
+                let _ = accepting.await;
+                see_out(&drain, &parting, drain_timeout).await;
+            });
+        }
+    }
+
+    /// Stops accepting clients and lets what runs finish; how many connections did not in time, and were cut.
+    pub(super) async fn drain(&self, within: Duration) -> usize {
+        see_out(&self.clients, &self.parting, within).await
     }
 
     /// Another handle to each socket, with its name.
@@ -206,9 +267,23 @@ impl Listeners {
         self.open.retain(|open| open.door == Door::Admin);
     }
 
-    fn accept(&self, door: Door, socket: Listener, drain: Drain) -> JoinHandle<std::io::Result<()>> {
+    const fn drain_of(&self, door: Door) -> &Drain {
+        match door {
+            Door::Admin => &self.admins,
+            Door::Clear | Door::Tls => &self.clients,
+        }
+    }
+
+    fn accept(
+        &self,
+        door: Door,
+        socket: Listener,
+        drain: Drain,
+        parting: &Parting,
+    ) -> JoinHandle<std::io::Result<()>> {
         let serve_clients = |layers: &LiveLayers, socket, drain| {
-            let handler = GatewayHandler(self.gateway.clone());
+            let partings = [parting.clone(), self.parting.clone()];
+            let handler = GatewayHandler(self.gateway.at_door(partings));
             let workers = self.data.clone();
             let serving = server::serve(socket, layers.clone(), handler, self.rules.clone(), drain, workers);
             self.data.first().spawn(serving)
@@ -227,7 +302,7 @@ impl Listeners {
     }
 
     fn find(&self, door: Door, listen: &Listen) -> Option<&Open> {
-        self.open.iter().find(|open| open.door == door && open.listen == *listen)
+        self.open.iter().find(|open| open.is(door, listen))
     }
 
     /// Where clients connect in clear text, Unix sockets left out, in the order of the configuration.
@@ -240,6 +315,36 @@ impl Listeners {
     pub(super) fn admin_address(&self) -> Option<SocketAddr> {
         self.open.iter().find(|open| open.door == Door::Admin)?.socket.local_addr()
     }
+}
+
+impl Open {
+    /// Whether this is that listener.
+    fn is(&self, door: Door, listen: &Listen) -> bool {
+        self.door == door && self.listen == *listen
+    }
+
+    /// Whether its socket is the one that is asked for, at whatever door. Any port is another one each time.
+    fn is_at(&self, listen: &Listen) -> bool {
+        match listen {
+            Listen::Tcp(address) if address.port() == 0 => false,
+            Listen::Tcp(address) if self.socket.local_addr() == Some(*address) => true,
+            _ => self.listen == *listen,
+        }
+    }
+}
+
+/// Drains, and tells the WebSockets that are still open toward the end that they go; how many connections were cut.
+async fn see_out(drain: &Drain, parting: &Parting, within: Duration) -> usize {
+    drain.begin();
+    let farewell = FAREWELL.min(within / 2);
+    if tokio::time::timeout(within - farewell, drain.ended()).await.is_err() {
+        tracing::info!(
+            connections = drain.open(),
+            "what is still open has little time left; WebSockets are told that it is over"
+        );
+        parting.begin();
+    }
+    drain.stop(farewell).await
 }
 
 /// What one process calls a listener when it hands it to the next.

@@ -12,7 +12,7 @@ use crate::answer::{Body, Problem};
 use crate::clock::{Clock, UnixTime};
 use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unstated, Unverified};
 use crate::fleet;
-use crate::gateway::Gateway;
+use crate::gateway::{AtDoor, Gateway};
 use crate::issuer::{self, Admitted, KnownToken, Stated};
 use crate::revocation::{self, Kind, Revocation, Selector, TokenKeys};
 use crate::route::Peer;
@@ -23,7 +23,7 @@ use crate::token::{Claims, Possession, Proof, TokenType, VerifiedToken, VerifyEr
 
 /// Clients' connections end in the gateway.
 #[derive(Clone)]
-pub(super) struct GatewayHandler(pub(super) Gateway);
+pub(super) struct GatewayHandler(pub(super) AtDoor);
 
 impl Handler for GatewayHandler {
     async fn handle(

@@ -1,8 +1,10 @@
 //! Where WebSocket frames end (RFC 6455 §5.2), and the Close frame that is put there. Payloads pass unread; no
 //! extension in use changes the framing, compression (RFC 7692) included.
 
-/// Policy violation (RFC 6455 §7.4.1).
-const POLICY: u16 = 1008;
+/// The other side goes (RFC 6455 §7.4.1).
+pub(super) const GOING_AWAY: u16 = 1001;
+/// Policy violation.
+pub(super) const POLICY: u16 = 1008;
 const CLOSE: u8 = 0x8;
 
 /// Follows one direction of a connection from frame to frame.
@@ -95,8 +97,8 @@ impl Frames {
 
 /// A Close frame with status 1008 and these words, at most 123 bytes of them. `mask` is for the way to the server,
 /// where every frame must have one (RFC 6455 §5.3).
-pub(super) fn close(reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
-    let mut payload = POLICY.to_be_bytes().to_vec();
+pub(super) fn close(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
+    let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(reason.as_bytes());
     let length = u8::try_from(payload.len()).ok().filter(|length| *length <= 125);
     let length = length.expect("the reasons are a few words");
@@ -136,10 +138,13 @@ mod tests {
 
     #[test]
     fn an_unmasked_close_is_the_one_of_the_standard() {
-        assert_eq!(close("", None), [0x88, 2, 0x03, 0xF0]);
-        assert_eq!(close("no", Some([1, 2, 3, 4])), [0x88, 0x84, 1, 2, 3, 4, 2, 0xF2, b'n' ^ 3, b'o' ^ 4]);
+        assert_eq!(close(POLICY, "", None), [0x88, 2, 0x03, 0xF0]);
+        assert_eq!(
+            close(POLICY, "no", Some([1, 2, 3, 4])),
+            [0x88, 0x84, 1, 2, 3, 4, 2, 0xF2, b'n' ^ 3, b'o' ^ 4]
+        );
         let mut frames = Frames::default();
-        frames.pass(&close("token revoked", Some([9; 4])));
+        frames.pass(&close(POLICY, "token revoked", Some([9; 4])));
         assert!(frames.is_between() && frames.closed());
     }
 

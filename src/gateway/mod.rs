@@ -9,6 +9,7 @@ mod control;
 mod frames;
 mod gather;
 mod live;
+mod parting;
 mod policy;
 mod respond;
 pub mod settings;
@@ -25,6 +26,7 @@ use http::{Method, Request, Response};
 
 pub use control::{AT_ONCE, ControlPlane};
 pub use live::Live;
+pub use parting::Parting;
 pub use setup::{Parts, Setup};
 
 use crate::access::Permit;
@@ -46,6 +48,27 @@ use story::Story;
 /// Answers the requests of clients. A clone shares everything.
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
+
+/// A gateway as the clients of one listener meet it.
+#[derive(Clone)]
+pub struct AtDoor {
+    gateway: Gateway,
+    /// Whichever begins first ends the tunnels that were opened here.
+    partings: Arc<[Parting; 2]>,
+}
+
+impl AtDoor {
+    /// The answer to one request; it counts and logs itself when its body has been sent or given up. `verdict` is
+    /// what the raw bytes of the head were judged.
+    pub async fn serve(
+        &self,
+        peer: Peer,
+        verdict: Result<(), Problem>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        self.gateway.serve(peer, verdict, request, &self.partings).await
+    }
+}
 
 struct Inner {
     setup: ArcSwap<Setup>,
@@ -80,6 +103,11 @@ impl Gateway {
         self.0.setup.load_full()
     }
 
+    /// For the clients of one listener, whose tunnels end with the first of these that begins.
+    pub fn at_door(&self, partings: [Parting; 2]) -> AtDoor {
+        AtDoor { gateway: self.clone(), partings: Arc::new(partings) }
+    }
+
     /// No request for one of our own endpoints is at work.
     pub fn endpoints_are_idle(&self) -> bool {
         self.0.control.is_idle()
@@ -90,13 +118,12 @@ impl Gateway {
         self.0.setup.store(Arc::new(setup));
     }
 
-    /// The answer to one request; it counts and logs itself when its body has been sent or given up. `verdict` is
-    /// what the raw bytes of the head were judged.
-    pub async fn serve(
+    async fn serve(
         &self,
         peer: Peer,
         verdict: Result<(), Problem>,
         mut request: Request<Body>,
+        partings: &Arc<[Parting; 2]>,
     ) -> Response<Body> {
         let gateway = &*self.0;
         let setup = gateway.setup.load_full();
@@ -108,6 +135,9 @@ impl Gateway {
         let verdict = verdict.and(reached.map(|_| ()));
         let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request).await;
         let mut response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
+        if let Some(tunnel) = &mut story.tunnel {
+            tunnel.ends_with(partings);
+        }
         if tells {
             watermark::tell(response.headers_mut(), &gateway.log).await;
         }

@@ -1,5 +1,6 @@
 //! A WebSocket between client and upstream (RFC 6455): bytes pass unread in both directions, each as fast as its
-//! receiver takes them, until both sides have ended, nothing has moved for too long, or the token is cut.
+//! receiver takes them, until both sides have ended, nothing has moved for too long, the token is cut, or the process
+//! ends.
 //!
 //! An idle tunnel holds no buffer: what is read goes on at once, and only what the receiver did not take is kept,
 //! [`READ_BYTES`] at most. Of the payload only the ends of frames are known, so that a Close frame can be put between
@@ -8,6 +9,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::frames::{self, Frames};
 use super::live::Cause;
+use super::parting::{First, Parting};
 use super::story::Ending;
 use crate::answer::{Body, Code, Hold, Problem};
 use crate::route::Head;
@@ -41,6 +44,8 @@ pub(super) struct Tunnel {
     client: Client,
     /// The upstream's connection.
     server: upstream::Tunnel,
+    /// The first that begins ends it.
+    parting: Option<First>,
 }
 
 /// The client's side of a tunnel.
@@ -73,7 +78,7 @@ pub(super) fn opened(
     exchange: &mut Exchange,
 ) -> Result<Option<Tunnel>, Problem> {
     match client.zip(exchange.tunnel.take()) {
-        Some((client, server)) => Ok(Some(Tunnel { client, server })),
+        Some((client, server)) => Ok(Some(Tunnel { client, server, parting: None })),
         None if exchange.response.status().is_success() => no_tunnel(head, Code::UpstreamProtocolError),
         None => Ok(None),
     }
@@ -96,9 +101,16 @@ enum End {
     Broken,
     Idle,
     Cut(Cause),
+    /// Its listener or the process ends.
+    Parting,
 }
 
 impl Tunnel {
+    /// Has it end with a good-bye when one of these begins.
+    pub(super) fn ends_with(&mut self, partings: &Arc<[Parting; 2]>) {
+        self.parting = Some(First::of(partings));
+    }
+
     /// Passes bytes until the tunnel ends, then ends the story.
     pub(super) async fn run(self, mut ending: Ending) {
         let Client { upgrade, hold } = self.client;
@@ -110,9 +122,14 @@ impl Tunnel {
             up: Way::default(),
             down: Way::default(),
         };
-        let end = link.pass(idle, &mut ending).await;
-        if let End::Cut(cause) = end {
-            let said = link.say_farewell(cause).await;
+        let end = link.pass(idle, &mut ending, self.parting).await;
+        let farewell = match end {
+            End::Cut(cause) => Some((frames::POLICY, cause.words())),
+            End::Parting => Some((frames::GOING_AWAY, "going away")),
+            End::Both | End::Broken | End::Idle => None,
+        };
+        if let Some((code, words)) = farewell {
+            let said = link.say_farewell(code, words).await;
             ending.bytes = link.down.bytes;
             drop(ending);
             if said {
@@ -150,7 +167,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    async fn pass(&mut self, idle: Option<Duration>, ending: &mut Ending) -> End {
+    async fn pass(&mut self, idle: Option<Duration>, ending: &mut Ending, mut parting: Option<First>) -> End {
         let mut limit = idle;
         let mut moved = Instant::now();
         let mut alarm = pin!(sleep(idle.unwrap_or(HALF_OPEN)));
@@ -158,6 +175,9 @@ where
         std::future::poll_fn(|cx| {
             if let Poll::Ready(cause) = ending.poll_cut(cx) {
                 return Poll::Ready(End::Cut(cause));
+            }
+            if parting.as_mut().is_some_and(|parting| parting.poll(cx).is_ready()) {
+                return Poll::Ready(End::Parting);
             }
             let before = self.up.bytes + self.down.bytes;
             let Self { client, server, up, down } = self;
@@ -196,12 +216,12 @@ where
     }
 
     /// Puts a Close frame between two frames in each direction and ends it; whether both could be told in time.
-    async fn say_farewell(&mut self, cause: Cause) -> bool {
+    async fn say_farewell(&mut self, code: u16, words: &str) -> bool {
         let mut mask = [0; 4];
         // Any mask will do for words that we choose ourselves.
         let _ = getrandom::fill(&mut mask);
-        self.down.part(frames::close(cause.words(), None));
-        self.up.part(frames::close(cause.words(), Some(mask)));
+        self.down.part(frames::close(code, words, None));
+        self.up.part(frames::close(code, words, Some(mask)));
         let Self { client, server, up, down } = self;
         let both = std::future::poll_fn(|cx| {
             // Who is gone need not be told.

@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::Instant;
 
@@ -32,6 +32,9 @@ const LAST_CALL: Duration = Duration::from_millis(10);
 /// How long the accept loop rests when the process has no descriptor or memory for another connection.
 const REST: Duration = Duration::from_millis(50);
 
+/// A socket filter of one instruction: no byte of any packet is let through (`ret #0`).
+const NOTHING: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
+
 /// A bound socket that nobody serves yet.
 #[derive(Debug)]
 pub struct Listener(Bound);
@@ -50,15 +53,44 @@ impl Listener {
     /// Whatever the system says: the address is taken, not ours, or not allowed.
     pub fn bind(listen: &Listen) -> io::Result<Self> {
         match listen {
-            Listen::Tcp(address) => Self::bind_tcp(*address),
+            Listen::Tcp(address) => Self::bind_tcp(*address, false),
             Listen::Unix(path) => Self::bind_unix(path),
         }
     }
 
-    fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+    /// The same on a port that some of `going`, listeners of ours that will go, may still have: `0.0.0.0:80` while
+    /// `127.0.0.1:80` is open. Else there would be a moment in which nobody listens. They are as they were afterwards.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn bind_beside(listen: &Listen, going: &[&Self]) -> io::Result<Self> {
+        let taken = match Self::bind(listen) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+            other => return other,
+        };
+        let Listen::Tcp(address) = listen else { return Err(taken) };
+        let in_the_way = going.iter().filter(|listener| listener.has_port_of(listen));
+        let in_the_way: Vec<_> = in_the_way.map(|listener| SockRef::from(*listener)).collect();
+        if in_the_way.is_empty() {
+            return Err(taken);
+        }
+        // Only between sockets that all have it, and of one user, does the kernel not mind; that it is set later is enough.
+        in_the_way.iter().try_for_each(|socket| socket.set_reuse_port(true))?;
+        let bound = Self::bind_tcp(*address, true);
+        // Nobody else is to come in by it.
+        let closed = in_the_way.iter().try_for_each(|socket| socket.set_reuse_port(false));
+        let bound = bound?;
+        if let Bound::Tcp(socket, _) = &bound.0 {
+            SockRef::from(socket).set_reuse_port(false)?;
+        }
+        closed.map(|()| bound)
+    }
+
+    fn bind_tcp(address: SocketAddr, beside: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A restart must not wait for connections of the last run in TIME_WAIT.
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(beside)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -112,18 +144,36 @@ impl Listener {
         }))
     }
 
-    /// To be handed over to another process.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.0 {
-            Bound::Tcp(socket, _) => socket.as_fd(),
-            Bound::Unix(socket, _) => socket.as_fd(),
-        }
-    }
-
     /// Takes the name of a Unix socket away, so that nobody finds it any more.
     pub fn unlink(&self) {
         if let Bound::Unix(_, path) = &self.0 {
             let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// Whether this one has the port that `listen` asks for, at whatever address.
+    pub fn has_port_of(&self, listen: &Listen) -> bool {
+        let asked = match listen {
+            Listen::Tcp(address) => Some(address.port()),
+            Listen::Unix(_) => None,
+        };
+        asked.is_some() && self.local_addr().map(|local| local.port()) == asked
+    }
+
+    /// Whether all who can connect to `other` could connect here, too, if it went; the two are not the same socket.
+    pub fn stands_in_for(&self, other: &Self) -> bool {
+        let (Some(here), Some(there)) = (self.local_addr(), other.local_addr()) else { return false };
+        here.ip().is_unspecified() && here.port() == there.port() && here != there
+    }
+
+    /// Has the kernel pass over whoever connects from now on, as if the packet had been lost: they try again within a
+    /// second or so, and find who listens on that port then. Who is waiting already can still be accepted. Without it,
+    /// those who come in the last moment would be reset when the socket is closed.
+    pub fn turn_away(&self) {
+        if let Bound::Tcp(socket, _) = &self.0
+            && let Err(error) = SockRef::from(socket).attach_filter(&NOTHING)
+        {
+            tracing::debug!(%error, "who connects in the last moment is not passed over");
         }
     }
 
@@ -144,6 +194,16 @@ impl Listener {
             }
             (Bound::Unix(_, path), Listen::Unix(asked)) => path == asked,
             _ => false,
+        }
+    }
+}
+
+/// To be handed over to another process.
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Bound::Tcp(socket, _) => socket.as_fd(),
+            Bound::Unix(socket, _) => socket.as_fd(),
         }
     }
 }
@@ -180,21 +240,25 @@ impl Inherited {
         Self(listeners.into_iter().map(|(name, listener)| (Some(name), listener)).collect())
     }
 
-    /// The socket of this name, or for this address, if it was handed over; else it is bound.
+    /// The socket of this name, or for this address, if it was handed over; else it is bound, where need be
+    /// [beside](Listener::bind_beside) those that were handed over and `going`.
     ///
     /// # Errors
     /// As [`Listener::bind`].
-    pub fn or_bind(&mut self, name: &str, listen: &Listen) -> io::Result<Listener> {
+    pub fn or_bind(&mut self, name: &str, listen: &Listen, going: &[&Listener]) -> io::Result<Listener> {
         let named = self.0.iter().position(|(its, _)| its.as_deref() == Some(name));
         match named.or_else(|| self.0.iter().position(|(_, listener)| listener.fits(listen))) {
             Some(index) => Ok(self.0.remove(index).1),
-            None => Listener::bind(listen),
+            None => {
+                let going: Vec<_> = going.iter().copied().chain(self.0.iter().map(|(_, its)| its)).collect();
+                Listener::bind_beside(listen, &going)
+            }
         }
     }
 
-    /// Those that nothing has asked for.
-    pub fn left(&self) -> impl Iterator<Item = &Listener> {
-        self.0.iter().map(|(_, listener)| listener)
+    /// Those that nothing has asked for, with their names if they have some.
+    pub fn left(self) -> impl Iterator<Item = (Option<String>, Listener)> {
+        self.0.into_iter()
     }
 }
 
@@ -440,6 +504,33 @@ mod tests {
         let first = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
         let again = Listener::bind(&Listen::Tcp(first.local_addr().unwrap())).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn all_of_a_port_can_follow_one_address_of_it_and_the_other_way_round() {
+        let listen = |host: &str, port: u16| Listen::Tcp(format!("{host}:{port}").parse().unwrap());
+        for (first, second) in [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("0.0.0.0", "[::]")] {
+            let first = Listener::bind(&listen(first, 0)).unwrap();
+            let port = first.local_addr().unwrap().port();
+            let second = listen(second, port);
+            assert_eq!(Listener::bind(&second).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            let second = Listener::bind_beside(&second, &[&first]).unwrap();
+            assert_eq!(second.stands_in_for(&first), second.local_addr().unwrap().ip().is_unspecified());
+            for listener in [&first, &second] {
+                let Bound::Tcp(socket, _) = &listener.0 else { panic!("bound to {listener}") };
+                assert!(!SockRef::from(socket).reuse_port().unwrap(), "nobody else comes in by it");
+            }
+            // Who connects before the first is gone comes to the second, if a little late.
+            first.turn_away();
+            let knocking = std::thread::spawn(move || std::net::TcpStream::connect(("127.0.0.1", port)));
+            drop(first);
+            knocking.join().unwrap().unwrap();
+        }
+        // What is not ours is still in the way.
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = Listener::bind(&listen("127.0.0.1", 0)).unwrap();
+        let taken = Listener::bind_beside(&listen("0.0.0.0", other.local_addr().unwrap().port()), &[&ours]);
+        assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

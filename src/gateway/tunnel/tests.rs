@@ -110,7 +110,7 @@ async fn a_frame_that_does_not_end_gets_no_close() {
 
 #[tokio::test]
 async fn nothing_follows_a_close_that_has_passed() {
-    let close = frames::close("done", None);
+    let close = frames::close(frames::POLICY, "done", None);
     let (ended, got) = Piped::new(4096).parted(&close, &frame(1)).await;
     assert_eq!((ended, got), (true, close));
 }
