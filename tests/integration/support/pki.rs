@@ -67,6 +67,20 @@ impl Authority {
         Arc::new(config)
     }
 
+    /// A connection that stays open, and speaks HTTP/1.1.
+    pub(crate) fn connect(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        own: Option<&Pair>,
+    ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let tcp = TcpStream::connect(address)?;
+        tcp.set_read_timeout(Some(DEADLINE))?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let session = ClientConnection::new(self.client(own, &["http/1.1"]), name).unwrap();
+        Ok(StreamOwned::new(session, tcp))
+    }
+
     /// What comes back for these bytes until the connection ends; an error where TLS fails.
     pub(crate) fn exchange(
         &self,
@@ -75,11 +89,7 @@ impl Authority {
         own: Option<&Pair>,
         bytes: &str,
     ) -> std::io::Result<String> {
-        let tcp = TcpStream::connect(address)?;
-        tcp.set_read_timeout(Some(DEADLINE))?;
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let session = ClientConnection::new(self.client(own, &["http/1.1"]), name).unwrap();
-        let mut stream = StreamOwned::new(session, tcp);
+        let mut stream = self.connect(address, name, own)?;
         stream.write_all(bytes.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

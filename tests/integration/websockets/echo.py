@@ -10,7 +10,9 @@ def echo(connection):
             connection.send(connection.recv())
     except ConnectionClosed as closed:
         received = closed.rcvd
-        print("closed", received.code if received else None, received.reason if received else "", flush=True)
+        code, reason = (received.code, received.reason) if received else (None, "")
+        # In one piece: connections end beside one another.
+        print(f"closed {code} {reason}\n", end="", flush=True)
 
 
 with serve(echo, "127.0.0.1", 0, subprotocols=["chat"], max_size=None) as server:
