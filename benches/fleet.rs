@@ -31,6 +31,8 @@ use serde_json::Value;
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Entries of one bulk request.
 const BULK: u64 = 500_000;
+/// Who revoke one by one.
+const CLIENTS: u64 = 64;
 /// Tokens whose way is measured, a second.
 const SAMPLES: u64 = 20;
 
@@ -58,6 +60,16 @@ fn main() {
         at(0.5),
         at(0.99),
         at(1.0)
+    );
+
+    let (done, last) = sustained(&one, seconds);
+    let start = Instant::now();
+    until(|| two.refuses(&last) && three.refuses(&last) && one.outbox() == 0);
+    println!(
+        "| revocations one by one from {CLIENTS} clients for {seconds} s, each acknowledged | {:.0}/s; the last one in \
+         force everywhere {:.1?} later |",
+        done as f64 / seconds as f64,
+        start.elapsed()
     );
 
     three.stop();
@@ -161,6 +173,30 @@ fn latency(one: &Gateway, others: &[&Gateway], rate: u64, seconds: u64) -> Vec<D
     stop.store(true, Ordering::Relaxed);
     noise.into_iter().for_each(|worker| worker.join().unwrap());
     times
+}
+
+/// As many as get through; and the last of them.
+fn sustained(one: &Gateway, seconds: u64) -> (u64, String) {
+    let start = Instant::now();
+    let during = Duration::from_secs(seconds);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (mut client, authorization) = (one.client(one.admin), one.authorization.clone());
+            thread::spawn(move || {
+                let mut count = 0_u64;
+                while start.elapsed() < during {
+                    let body = revocation(&format!("each{number}-{count}"));
+                    assert_eq!(client.ask("POST", "/admin/revocations", &authorization, &body).0, 200);
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    let done = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    let mut client = one.client(one.admin);
+    assert_eq!(client.ask("POST", "/admin/revocations", &one.authorization, &revocation("last")).0, 200);
+    (done, "last".to_owned())
 }
 
 fn revocation(id: &str) -> String {

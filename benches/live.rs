@@ -115,8 +115,15 @@ fn report(what: &str, times: &mut [Duration]) {
     println!("{what}: median {:.2?}, p99 {:.2?}, last {:.2?}", at(0.5), at(0.99), at(1.0));
 }
 
+#[expect(clippy::disallowed_methods, reason = "tokens are made at the real time, as issuers do")]
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 fn token(subject: &str, id: &str) -> String {
-    let claims = format!(r#"{{"sub":"{subject}","jti":"{id}","iat":1700000000,"exp":4000000000}}"#);
+    let iat = now();
+    let exp = iat + 24 * 3600;
+    let claims = format!(r#"{{"sub":"{subject}","jti":"{id}","iat":{iat},"exp":{exp}}}"#);
     let input = format!(
         "{}.{}",
         URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
@@ -146,7 +153,7 @@ impl Stage {
         let toml = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\nmax_connections = 100000\naccess_log = \"off\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n[auth]\nenabled = false\n\
-             [[issuers]]\nname = \"legacy\"\nalgorithms = [\"HS256\"]\nsecret_file = \"secret\"\nmax_token_ttl = \"36500d\"\n\
+             [[issuers]]\nname = \"legacy\"\nalgorithms = [\"HS256\"]\nsecret_file = \"secret\"\nmax_token_ttl = \"400d\"\n\
              [[upstreams]]\nname = \"up\"\ntargets = [\"http://{address}\"]\n\
              [[routes]]\nname = \"all\"\npath = \"/\"\nupstream = \"up\"\nauth = \"access\"\n"
         );
@@ -159,7 +166,11 @@ impl Stage {
         while clear.is_none() || admin.is_none() {
             let event = line(&mut events);
             assert!(!event.is_empty(), "the gateway ended");
-            let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+            // Notices about the configuration come before, as text.
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(&event) else {
+                eprintln!("{event}");
+                continue;
+            };
             let address = event["fields"]["address"].as_str().and_then(|text| text.parse().ok());
             match event["fields"]["listener"].as_str() {
                 Some("clear") => clear = address,

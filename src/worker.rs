@@ -35,6 +35,28 @@ pub fn give_way(niceness: i32) {
     let _ = niceness;
 }
 
+/// Has the calling thread leave one of the processors that it may use to others, where there are two or more (Linux). A
+/// thread that computes keeps its processor for a slice of milliseconds, whatever its niceness; so work that would fill
+/// all of them has to leave one.
+pub fn leave_a_core() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let left = sched_getaffinity(None).and_then(|mut cores: CpuSet| {
+            if cores.count() < 2 {
+                return Ok(());
+            }
+            if let Some(first) = (0..CpuSet::MAX_CPU).find(|core| cores.is_set(*core)) {
+                cores.unset(first);
+            }
+            sched_setaffinity(None, &cores)
+        });
+        if let Err(error) = left {
+            tracing::debug!(%error, "a thread that should leave a core to requests may run on all");
+        }
+    }
+}
+
 /// Where connections are carried. A clone shares the threads and their counts.
 #[derive(Clone, Debug)]
 pub struct Workers(Arc<[Worker]>);

@@ -20,7 +20,6 @@ use crate::worker;
 const QUEUE_PER_THREAD: usize = 128;
 /// A request that is proxied waits for milliseconds, a sign-in for a hash of twenty and its queue: where both want the
 /// processor, the request goes first. Not so far behind that a busy gateway signs nobody in.
-#[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
 /// When to come back to a full queue, in seconds: it is empty by then.
 const RETRY_AFTER: u64 = 3;
@@ -163,6 +162,7 @@ fn failed() -> Problem {
 
 fn work(jobs: &Mutex<Receiver<Job>>, params: &Params) {
     worker::give_way(NICENESS);
+    worker::leave_a_core();
     // Kept from job to job: fresh pages for 19 MiB would cost as much as a tenth of the hash itself. Taken with the
     // first job: a gateway that signs nobody in does without.
     let mut memory = Vec::new();
