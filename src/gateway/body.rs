@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::runtime::Handle;
 
 use super::setup::Setup;
 use super::story::Ending;
@@ -122,6 +123,27 @@ impl Told {
         ending.complete = inner.is_end_stream();
         Self { inner, ending }
     }
+
+    /// Drops what is left of the body, and with it its connection to the upstream, after whatever else this thread has
+    /// to do by now: where a revocation cuts thousands of responses, the clients come first.
+    fn let_go(&mut self) {
+        let rest = std::mem::replace(&mut self.inner, Body::empty());
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::task::yield_now().await;
+                drop(rest);
+            });
+        }
+    }
+}
+
+/// The connection may have seen the cut first.
+impl Drop for Told {
+    fn drop(&mut self) {
+        if self.ending.is_cut() && !self.inner.is_end_stream() {
+            self.let_go();
+        }
+    }
 }
 
 impl HttpBody for Told {
@@ -133,7 +155,7 @@ impl HttpBody for Told {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Poll::Ready(cause) = self.ending.poll_cut(cx) {
-            self.inner = Body::empty(); // and with it goes the request at the upstream
+            self.let_go(); // and with it goes the request at the upstream
             return Poll::Ready(Some(Err(Box::new(CutOff(cause.words())))));
         }
         let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));

@@ -226,6 +226,11 @@ pub(super) struct Ending {
 }
 
 impl Ending {
+    /// Whether the token was revoked or has expired meanwhile.
+    pub(super) fn is_cut(&self) -> bool {
+        self.story.live.as_ref().is_some_and(|live| live.cause().is_some())
+    }
+
     /// Ready when the token was revoked or has expired; else the task is woken then. Exclusive, for a stream of HTTP/2 that
     /// has become a tunnel cannot be looked at from two threads, and a story holds its tunnel for a while.
     pub(super) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {

@@ -19,7 +19,7 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(10);
 /// Fewer entries than this are followed by a rest, in which the next gather: each transaction writes the last pages
 /// of its tables once more. Whoever waits for the trail ends the rest.
 const FEW: usize = 4096;
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(25);
 /// What the trail has is made durable so often at most: a sync of the store is in the way of the log's own, on one disk.
 /// Until then the log has it: its segments stay, and a power cut takes the position back with the entries.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
