@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -270,6 +270,7 @@ impl<H: Handler> Shared<H> {
         for name in &CONNECTION_SPECIFIC {
             response.headers_mut().remove(name);
         }
+        own_values(response.headers_mut());
         let state = STATE.try_with(Arc::clone).unwrap_or_default();
         if let Some(cut) = response.extensions_mut().remove() {
             state.watch(cut);
@@ -295,6 +296,16 @@ impl<H: Handler> Shared<H> {
             expect: request.headers().contains_key(http::header::EXPECT),
             upgrade: false,
         }
+    }
+}
+
+/// Gives each value memory of its own. The library remembers what it has sent for as long as the connection lives (RFC
+/// 7541 §2.3.2), and values are parts of the buffer that the upstream's head was read into: each would keep all of it.
+fn own_values(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let mut own = HeaderValue::from_bytes(value.as_bytes()).expect("it is one already");
+        own.set_sensitive(value.is_sensitive());
+        *value = own;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Many clients at once, and what each of them may cost.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::hostile::frames;
+use crate::support::pki::Authority;
 use crate::support::wait::DEADLINE;
 use crate::support::{Connection, Gateway, Load, Setup, Upstream, wait_for};
 
@@ -44,7 +46,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Reads one answer with this body; nothing else may come.
-fn expect_answer(stream: &mut TcpStream, body: &str) {
+fn expect_answer(stream: &mut impl Read, body: &str) {
     let mut seen = Vec::new();
     let mut buffer = [0; 2048];
     while !seen.ends_with(body.as_bytes()) {
@@ -165,6 +167,153 @@ fn ten_thousand_idle_connections_cost_at_most_sixteen_kib_each() {
         stream.write_all(GET).unwrap();
         expect_answer(stream, "idle");
     }
+}
+
+/// A connection to the gateway, over TLS or not.
+trait Wire: Read + Write {}
+impl<S: Read + Write> Wire for S {}
+
+/// One that has sent one request over HTTP/2 and nothing else.
+struct Http2 {
+    wire: Box<dyn Wire>,
+    buffer: Vec<u8>,
+    stream: u32,
+}
+
+impl Http2 {
+    fn open(wire: Box<dyn Wire>) -> Self {
+        let mut client = Self { wire, buffer: Vec::new(), stream: 1 };
+        client.wire.write_all(frames::PREFACE).unwrap();
+        client.wire.write_all(&frames::frame(frames::SETTINGS, 0, 0, [])).unwrap();
+        client
+    }
+
+    fn ask(&mut self, scheme: &str) {
+        let fields =
+            [(":method", "GET"), (":scheme", scheme), (":path", "/x"), (":authority", "gateway.test")];
+        let flags = frames::END_STREAM | frames::END_HEADERS;
+        let head = frames::frame(frames::HEADERS, flags, self.stream, frames::block(&fields));
+        self.wire.write_all(&head).unwrap();
+    }
+
+    /// Reads to the end of the answer, and answers what the gateway asks meanwhile.
+    fn expect_answer(&mut self) {
+        loop {
+            let (kind, flags, stream, payload) = self.frame();
+            match (kind, flags & frames::ACK) {
+                (frames::SETTINGS | frames::PING, 0) => {
+                    let payload = if kind == frames::PING { payload } else { Vec::new() };
+                    self.wire.write_all(&frames::frame(kind, frames::ACK, 0, payload)).unwrap();
+                }
+                (frames::GOAWAY | frames::RST_STREAM, _) => panic!("a frame {kind} in place of an answer"),
+                (frames::HEADERS | frames::DATA, frames::END_STREAM) if stream == self.stream => break,
+                _ => {}
+            }
+        }
+        self.stream += 2;
+    }
+
+    fn frame(&mut self) -> (u8, u8, u32, Vec<u8>) {
+        loop {
+            if let Some(head) = self.buffer.first_chunk::<9>().copied() {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                if self.buffer.len() >= 9 + length {
+                    let payload = self.buffer.drain(..9 + length).skip(9).collect();
+                    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                    return (head[3], head[4], stream, payload);
+                }
+            }
+            let mut block = [0; 2048];
+            let read = self.wire.read(&mut block).unwrap();
+            assert!(read > 0, "the gateway hung up");
+            self.buffer.extend_from_slice(&block[..read]);
+        }
+    }
+}
+
+/// What a connection costs that has been used and waits, over TLS or HTTP/2; and it is good for more.
+fn idle_connections(tls: bool, http2: bool, bound: f64) {
+    const COUNT: usize = 1_000;
+    open_many_files();
+    let ca = Authority::new("ca");
+    let pair = ca.issue(&["gateway.test"]);
+    // Each answer has something in it that HTTP/2 remembers on its connection.
+    let number = AtomicUsize::default();
+    let upstream = Upstream::new(move |_| {
+        let number = number.fetch_add(1, Ordering::SeqCst).to_string();
+        crate::support::Reply::Full(200, vec![("x-number", number)], b"idle".to_vec())
+    });
+    let gateway = Setup::without_auth()
+        .server(PATIENT)
+        .secret("a.pem", &pair.cert)
+        .secret("a.key", &pair.key)
+        .section(
+            "[server.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificates = [{ cert = \"a.pem\", key = \"a.key\" }]",
+        )
+        .upstream("up", upstream.address())
+        .route("all", "/", "up", "public")
+        .start();
+    let address = if tls { gateway.listening("tls") } else { gateway.address() };
+    let config = ca.client(None, if http2 { &["h2"] } else { &["http/1.1"] });
+    let open = || -> Box<dyn Wire> {
+        let stream = connect(address);
+        if !tls {
+            return Box::new(stream);
+        }
+        let name = rustls::pki_types::ServerName::try_from("gateway.test").unwrap();
+        let session = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
+        Box::new(rustls::StreamOwned::new(session, stream))
+    };
+    let scheme = if tls { "https" } else { "http" };
+    let mut before = 0;
+    let mut clients = Vec::with_capacity(COUNT);
+    // The first ones are not counted: what is made once is made by then.
+    for turn in 0..COUNT + AT_A_TIME {
+        if turn == AT_A_TIME {
+            before = gateway.resident();
+        }
+        let mut client = Http2 { wire: open(), buffer: Vec::new(), stream: 1 };
+        if http2 {
+            client = Http2::open(client.wire);
+            for _ in 0..5 {
+                client.ask(scheme);
+                client.expect_answer();
+            }
+        } else {
+            client.wire.write_all(GET).unwrap();
+            expect_answer(&mut client.wire, "idle");
+        }
+        clients.push(client);
+    }
+    let mut least = f64::MAX;
+    wait_for("idle connections to cost no more than they may", || {
+        let now = kib_each(&gateway, before, COUNT);
+        if now < least {
+            eprintln!("{now:.1} KiB for an idle connection, TLS {tls}, HTTP/2 {http2}");
+        }
+        least = least.min(now);
+        (least <= bound).then_some(())
+    });
+    for client in clients.iter_mut().step_by(20) {
+        if http2 {
+            client.ask(scheme);
+            client.expect_answer();
+        } else {
+            client.wire.write_all(GET).unwrap();
+            expect_answer(&mut client.wire, "idle");
+        }
+    }
+}
+
+#[test]
+fn idle_connections_over_tls_cost_little_more() {
+    idle_connections(true, false, 24.0);
+}
+
+#[test]
+fn idle_connections_over_http_2_have_a_bound_with_and_without_tls() {
+    idle_connections(false, true, 52.0);
+    idle_connections(true, true, 64.0);
 }
 
 #[test]
