@@ -348,10 +348,11 @@ async fn accept_all<A: Accept, H: Handler>(source: A, site: Arc<Site<H>>, worker
     let mut draining = pin!(site.drain.reached(Phase::Draining));
     let mut quiet_until: Option<Instant> = None;
     while site.drain.phase() == Phase::Serving {
+        // Looked at first: where the door is handed over, whoever comes now is somebody else's.
         let accepted = tokio::select! {
             biased;
-            accepted = source.accept() => accepted,
             () = &mut draining => break,
+            accepted = source.accept() => accepted,
         };
         let error = match accepted {
             Ok((stream, peer)) => {

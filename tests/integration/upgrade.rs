@@ -110,9 +110,18 @@ fn what_was_used_up_stays_so_in_the_new_process() {
     let mut gateway = setup.start();
     let known = Known::begin(&gateway, signer);
     gateway.signal("USR2");
-    let _successor = Successor::of(&gateway);
+    let successor = Successor::of(&gateway);
     known.expect(&gateway);
     assert_eq!(gateway.wait().code(), Some(0));
+    // And in the one after that, which hears of it from the second.
+    let later = known.owner.proof("GET", "/api/x", Some(&known.token));
+    known.asks_again(&gateway, &later).expect(200);
+    signal(successor.0, "USR2");
+    let _third = Successor::nth(&gateway, 1);
+    for proof in [&known.proof, &later] {
+        known.asks_again(&gateway, proof).expect(401);
+    }
+    assert_eq!(Known::signs_in(&gateway, crate::support::account::PASSWORD), 429);
 }
 
 #[test]

@@ -403,9 +403,15 @@ pub(crate) struct Successor(pub(crate) u32);
 impl Successor {
     /// The one that has taken over, as the old one says.
     pub(crate) fn of(gateway: &Gateway) -> Self {
+        Self::nth(gateway, 0)
+    }
+
+    /// The same, after so many others.
+    pub(crate) fn nth(gateway: &Gateway, before: usize) -> Self {
         wait_for("a new process to take over", || {
             let events = gateway.stderr();
-            let event = events.lines().rfind(|line| line.contains("a new process has taken over"))?;
+            let mut found = events.lines().filter(|line| line.contains("a new process has taken over"));
+            let event = found.nth(before)?;
             let event: Value = serde_json::from_str(event).ok()?;
             Some(Self(u32::try_from(event["fields"]["process"].as_u64()?).ok()?))
         })
