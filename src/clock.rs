@@ -92,6 +92,25 @@ impl UnixTime {
         ]);
     }
 
+    /// As HTTP writes it (RFC 9110 §5.6.7).
+    pub fn http_date(self) -> [u8; 29] {
+        const DAYS: [&[u8; 3]; 7] = [b"Thu", b"Fri", b"Sat", b"Sun", b"Mon", b"Tue", b"Wed"];
+        const MONTHS: [&[u8; 3]; 12] =
+            [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+        let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+        let mut plain = Vec::with_capacity(24);
+        self.write_rfc3339(&mut plain);
+        // 1970-01-01T00:00:00.000Z
+        let two = |at: usize| usize::from(plain[at] - b'0') * 10 + usize::from(plain[at + 1] - b'0');
+        let day = usize::try_from(self.0 / 86_400_000 % 7).unwrap_or_default();
+        text[..3].copy_from_slice(DAYS[day]);
+        text[5..7].copy_from_slice(&plain[8..10]);
+        text[8..11].copy_from_slice(MONTHS[(two(5) + 11) % 12]);
+        text[12..16].copy_from_slice(&plain[..4]);
+        text[17..25].copy_from_slice(&plain[11..19]);
+        text
+    }
+
     /// Parses RFC 3339; `None` for anything else and for times before the epoch.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
@@ -186,6 +205,18 @@ mod tests {
             let text = String::from_utf8(text).unwrap();
             assert_eq!(UnixTime::parse_rfc3339(&text), Some(UnixTime::from_millis(at)), "{text}");
             at += 29 * 86_400_000 + 123_457;
+        }
+    }
+
+    #[test]
+    fn the_date_of_http_is_its_own() {
+        for (at, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (1_709_164_800, "Thu, 29 Feb 2024 00:00:00 GMT"),
+            (1_795_443_129, "Mon, 23 Nov 2026 14:12:09 GMT"),
+        ] {
+            assert_eq!(UnixTime::from_secs(at).http_date(), text.as_bytes(), "{text}");
         }
     }
 

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 /// Whatever went wrong while a body was produced; the connection ends with it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -16,7 +15,6 @@ pub struct Body(Kind);
 enum Kind {
     Empty,
     Full(Bytes),
-    Incoming(Incoming),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>),
 }
 
@@ -32,11 +30,6 @@ impl Body {
         Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
     }
 
-    /// What the other side sends, passed on as it comes.
-    pub const fn incoming(body: Incoming) -> Self {
-        Self(Kind::Incoming(body))
-    }
-
     /// Any other body; costs one allocation.
     pub fn boxed<B>(body: B) -> Self
     where
@@ -50,7 +43,7 @@ impl Body {
 impl Body {
     /// Whether more may still have to come for it: not so when all its bytes are here.
     pub fn streams(&self) -> bool {
-        matches!(self.0, Kind::Incoming(_) | Kind::Boxed(_)) && !self.is_end_stream()
+        matches!(self.0, Kind::Boxed(_)) && !self.is_end_stream()
     }
 }
 
@@ -75,7 +68,6 @@ impl HttpBody for Body {
                 self.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -84,7 +76,6 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Empty => true,
             Kind::Full(_) => false,
-            Kind::Incoming(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -93,7 +84,6 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Incoming(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }

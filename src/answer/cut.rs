@@ -1,7 +1,11 @@
 //! What goes beside a message between the connection and whoever answers.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 /// Something that may be cut at any moment.
 pub trait Cuttable: Send + Sync {
@@ -24,3 +28,44 @@ pub trait Holding: Send + Sync {
 /// kept.
 #[derive(Clone)]
 pub struct Hold(pub Arc<dyn Holding>);
+
+/// A connection whose bytes are nobody's but those of whoever holds it.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// An extension of a request that asks for an upgrade in HTTP/1.1: the way to its connection, for whoever answers 101.
+#[derive(Clone)]
+pub struct Handover(Arc<Mutex<Option<Connection>>>);
+
+type Connection = oneshot::Receiver<Box<dyn Duplex>>;
+
+/// The connection's end of a [`Handover`].
+pub struct Handing(oneshot::Sender<Box<dyn Duplex>>);
+
+/// Both ends of the way that a connection takes once a 101 has been written on it.
+pub fn handover() -> (Handing, Handover) {
+    let (give, take) = oneshot::channel();
+    (Handing(give), Handover(Arc::new(Mutex::new(Some(take)))))
+}
+
+impl Handing {
+    /// Hands the connection over; it is closed where nobody waits for it.
+    pub fn give(self, connection: Box<dyn Duplex>) {
+        drop(self.0.send(connection));
+    }
+}
+
+impl Handover {
+    /// Waits for the connection. `None`: the answer was none that opens a tunnel, or it did not get to the client.
+    pub async fn take(self) -> Option<Box<dyn Duplex>> {
+        let take = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        take?.await.ok()
+    }
+}
+
+impl fmt::Debug for Handing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handing")
+    }
+}

@@ -6,9 +6,11 @@
 mod body;
 mod code;
 mod cut;
+mod interim;
 mod problem;
 
 pub use body::{Body, BoxError};
 pub use code::Code;
-pub use cut::{Cut, Cuttable, Hold, Holding};
+pub use cut::{Cut, Cuttable, Duplex, Handing, Handover, Hold, Holding, handover};
+pub use interim::Interim;
 pub use problem::{Context, Problem};

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 
 use crate::admin::Admin;
-use crate::answer::{Body, Problem};
+use crate::answer::{Body, Interim, Problem};
 use crate::clock::{Clock, UnixTime};
 use crate::endpoint::{self, Issued, LogUnavailable, SigningFailed, Unstated, Unverified};
 use crate::fleet;
@@ -31,8 +31,9 @@ impl Handler for GatewayHandler {
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
         request: Request<Body>,
+        interim: &Interim,
     ) -> Response<Body> {
-        self.0.serve(peer, verdict.map(|_| ()), request).await
+        self.0.serve(peer, verdict.map(|_| ()), request, interim).await
     }
 }
 
@@ -46,6 +47,7 @@ impl Handler for AdminHandler {
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
         request: Request<Body>,
+        _: &Interim,
     ) -> Response<Body> {
         self.0.serve(peer, verdict.err(), request).await
     }

@@ -30,7 +30,7 @@ pub use parting::Parting;
 pub use setup::{Parts, Setup};
 
 use crate::access::Permit;
-use crate::answer::{Body, Code, Problem};
+use crate::answer::{Body, Code, Interim, Problem};
 use crate::clock::Clock;
 use crate::fleet::Log;
 use crate::forward::{self, RequestId};
@@ -59,14 +59,15 @@ pub struct AtDoor {
 
 impl AtDoor {
     /// The answer to one request; it counts and logs itself when its body has been sent or given up. `verdict` is
-    /// what the raw bytes of the head were judged.
+    /// what the raw bytes of the head were judged; `interim` takes what the upstream says before its answer.
     pub async fn serve(
         &self,
         peer: Peer,
         verdict: Result<(), Problem>,
         request: Request<Body>,
+        interim: &Interim,
     ) -> Response<Body> {
-        self.gateway.serve(peer, verdict, request, &self.partings).await
+        self.gateway.serve(peer, verdict, request, interim, &self.partings).await
     }
 }
 
@@ -123,6 +124,7 @@ impl Gateway {
         peer: Peer,
         verdict: Result<(), Problem>,
         mut request: Request<Body>,
+        interim: &Interim,
         partings: &Arc<[Parting; 2]>,
     ) -> Response<Body> {
         let gateway = &*self.0;
@@ -133,7 +135,7 @@ impl Gateway {
         let reached = watermark::reach(request.headers_mut(), &gateway.log).await; // 400 503
         let tells = matches!(reached, Ok(true));
         let verdict = verdict.and(reached.map(|_| ()));
-        let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request).await;
+        let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request, interim).await;
         let mut response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
         if let Some(tunnel) = &mut story.tunnel {
             tunnel.ends_with(partings);
@@ -146,6 +148,7 @@ impl Gateway {
 }
 
 impl Inner {
+    #[allow(clippy::too_many_arguments, reason = "a request, what is known of it, and the ways out")]
     async fn answer(
         &self,
         setup: &Arc<Setup>,
@@ -154,6 +157,7 @@ impl Inner {
         peer: Peer,
         verdict: Result<(), Problem>,
         mut request: Request<Body>,
+        interim: &Interim,
     ) -> Result<Response<Body>, Stop> {
         verdict?; // 400 405 408 414 431, judged on the raw bytes
         let now = story.at;
@@ -197,7 +201,14 @@ impl Inner {
         let body = respond::limited(body, &head, found.route);
         let body = respond::with_trailers(body, &head, setup, outbound.http2);
         let sent = Instant::now();
-        let call = Call::permitted(&permit, &lines);
+        let tell = |parts: http::response::Parts| {
+            let parts = forward::response(parts, &setup.inbound(found.route, id, None));
+            interim.tell(parts.status, parts.headers);
+        };
+        let mut call = Call::permitted(&permit, &lines);
+        if interim.is_open() {
+            call = call.telling(&tell);
+        }
         let mut exchange = setup.upstreams.send(call, Request::from_parts(parts, body)).await?;
         story.served(&exchange.served, sent.elapsed()); // 502 503 504 are behind us
 

@@ -1,6 +1,6 @@
 //! One HTTP/2 connection: streams in place of a queue, each a task of its own.
 //!
-//! What the guard does for HTTP/1.1, the frames do here: a message has one beginning and one end. The library
+//! What the judgement on raw bytes does for HTTP/1.1, the frames do here: a message has one beginning and one end. The library
 //! refuses malformed heads by itself (connection-specific fields, upper case, bad pseudo-fields: RFC 9113 §8.1.1),
 //! and resets their streams. What it leaves to us are the waits: for the first head, for the next request, for a
 //! body, and for a client that does not take its answer.
@@ -32,7 +32,7 @@ use super::drain::{Admission, Phase, Ticket, Watch};
 use super::guard::{BodyLength, Fault, HeadFacts};
 use super::layers::Layers;
 use super::stream::{Prefixed, Stream};
-use crate::answer::{Body, BoxError, Cut, Hold, Holding};
+use crate::answer::{Body, BoxError, Cut, Hold, Holding, Interim};
 use crate::clock::Timer;
 use crate::route::Peer;
 
@@ -265,7 +265,9 @@ impl<H: Handler> Shared<H> {
             let held = Held { state, _place: place.once_more() };
             request.extensions_mut().insert(Hold(Arc::new(held)));
         }
-        let mut response = self.site.handler.handle(self.peer.clone(), verdict, request).await;
+        // The library cannot send what comes before an answer.
+        let interim = Interim::default();
+        let mut response = self.site.handler.handle(self.peer.clone(), verdict, request, &interim).await;
         self.layers.mark(&mut response);
         for name in &CONNECTION_SPECIFIC {
             response.headers_mut().remove(name);

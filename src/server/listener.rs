@@ -416,7 +416,7 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::answer::{Body, Problem};
+    use crate::answer::{Body, Interim, Problem};
     use crate::server::{HeadFacts, HeadLimits, Layers, Rules};
 
     #[derive(Clone)]
@@ -428,6 +428,7 @@ mod tests {
             _: Peer,
             _: Result<HeadFacts, Problem>,
             _: http::Request<Body>,
+            _: &Interim,
         ) -> http::Response<Body> {
             http::Response::new(Body::empty())
         }

@@ -1,10 +1,9 @@
 //! Sockets: bind, accept, judge raw request heads, limits, timeouts, drain.
 //!
 //! What this room promises:
-//! * Bytes that two programs could frame differently never leave it. The guard sits under hyper, sees every
-//!   raw byte of an HTTP/1.1 connection, and hands a head on only when it is whole and good. In place of a bad
-//!   one hyper gets a harmless stand-in and the [`Handler`] an `Err(Problem)`, so that a refusal is answered,
-//!   logged and counted like every other one.
+//! * Bytes that two programs could frame differently never leave it. Every raw byte of an HTTP/1.1 connection is
+//!   judged, and a head becomes a request only when it is whole and good. In place of a bad one the [`Handler`] gets a
+//!   harmless stand-in and an `Err(Problem)`, so that a refusal is answered, logged and counted like every other one.
 //! * HTTP/2 frames its messages without doubt, so there the library's checks and those of the parsed head suffice;
 //!   floods are held off by its limits, and slow clients by ours.
 //! * Every wait for a client has an end: head, body, idle, write, close.
@@ -12,17 +11,17 @@
 //! * [`Drain`] ends what is idle at once, lets the rest finish, and cuts what does not.
 //!
 //! ```text
-//!   accept ── permit ── PROXY, TLS ── first bytes ─┬─ Guard ── hyper ─┬─ Handler
-//!   listener            layers        connection   │  guard/          │  gateway, admin
-//!                                                  └─ http2 ──────────┘
+//!   accept ── permit ── PROXY, TLS ── first bytes ─┬─ http1 (guard) ──┬─ Handler
+//!   listener            layers        connection   │                  │  gateway, admin
+//!                                                  └─ http2 (hyper) ──┘
 //! ```
 
 mod connection;
 mod drain;
 mod guard;
+mod http1;
 mod http2;
 mod layers;
-mod lent;
 mod listener;
 mod proxy;
 mod rules;

@@ -32,7 +32,7 @@ pub struct Rules {
     pub max_connections: Option<usize>,
 }
 
-/// Limits on a request head, already within what hyper and `http` can take.
+/// Limits on a request head, already within what `http` can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     /// All of the head, from the method to the empty line: 431.

@@ -11,6 +11,7 @@ use hyper::ext::ReasonPhrase;
 use memchr::memchr;
 use thiserror::Error;
 
+use super::Tell;
 use super::error::Fault;
 
 /// A response head, status line included, and each block of trailers.
@@ -61,7 +62,7 @@ pub(super) struct Search {
 }
 
 /// The next final response head, taken out of `read`; `None` while it is not whole. Informational ones before it are
-/// passed over. `spare` is a map whose room is used again. Allocates names that are not well known.
+/// told of, where somebody hears of them. `spare` is a map whose room is used again. Allocates names that are not well known.
 ///
 /// # Errors
 /// For what is no response, and for informational responses without end.
@@ -69,6 +70,7 @@ pub(super) fn head(
     read: &mut BytesMut,
     search: &mut Search,
     spare: &mut HeaderMap,
+    tell: Tell<'_>,
 ) -> Result<Option<Parts>, Fault> {
     loop {
         // Empty lines before a status line are nothing (RFC 9112 §2.2 says so of requests).
@@ -96,14 +98,15 @@ pub(super) fn head(
         }
         search.searched = 0;
         let bytes = read.split_to(end).freeze();
-        if let Some(parts) = final_head(&bytes, spare)? {
+        let (count, sum) = search.informational;
+        let many = count >= INFORMATIONAL_MAX || sum + end > INFORMATIONAL_BYTES_MAX;
+        if let Some(parts) = final_head(&bytes, spare, if many { Tell::default() } else { tell })? {
             return Ok(Some(parts));
         }
-        let (count, sum) = &mut search.informational;
-        (*count, *sum) = (*count + 1, *sum + end);
-        if *count > INFORMATIONAL_MAX || *sum > INFORMATIONAL_BYTES_MAX {
+        if many {
             return Err(Fault::Informational);
         }
+        search.informational = (count + 1, sum + end);
     }
 }
 
@@ -121,7 +124,7 @@ fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 /// The head that these bytes are; `None` for an informational one.
-fn final_head(bytes: &Bytes, spare: &mut HeaderMap) -> Result<Option<Parts>, Malformed> {
+fn final_head(bytes: &Bytes, spare: &mut HeaderMap, tell: Tell<'_>) -> Result<Option<Parts>, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -131,6 +134,15 @@ fn final_head(bytes: &Bytes, spare: &mut HeaderMap) -> Result<Option<Parts>, Mal
         return Err(Malformed::Head(httparse::Error::NewLine));
     }
     if (100..200).contains(&code) && code != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
+        // Whether we want the body is for us to say, not for the upstream: its 100 ends here.
+        if let Tell(Some(tell)) = tell
+            && code != StatusCode::CONTINUE.as_u16()
+        {
+            let (mut parts, ()) = Response::new(()).into_parts();
+            parts.status = StatusCode::from_u16(code).map_err(|_| httparse::Error::Status)?;
+            fill(&mut parts.headers, bytes, parsed.headers)?;
+            tell(parts);
+        }
         return Ok(None);
     }
     let (mut parts, ()) = Response::new(()).into_parts();
@@ -375,7 +387,7 @@ mod tests {
     const ANSWER: &str = "HTTP/1.1 200 OK\r\nserver: x\r\nset-cookie: a\r\nset-cookie: b\r\n\r\n";
 
     fn read(bytes: &str) -> Result<Option<Parts>, Fault> {
-        head(&mut bytes.into(), &mut Search::default(), &mut HeaderMap::new())
+        head(&mut bytes.into(), &mut Search::default(), &mut HeaderMap::new(), Tell::default())
     }
 
     #[test]
@@ -388,7 +400,7 @@ mod tests {
             for chunk in wire.as_bytes().chunks(size) {
                 bytes.extend_from_slice(chunk);
                 if found.is_none() {
-                    found = head(&mut bytes, &mut search, &mut HeaderMap::new()).unwrap();
+                    found = head(&mut bytes, &mut search, &mut HeaderMap::new(), Tell::default()).unwrap();
                 }
             }
             let parts = found.unwrap();
@@ -398,10 +410,25 @@ mod tests {
     }
 
     #[test]
+    fn informational_responses_are_told_of_but_for_those_that_are_ours_to_say() {
+        let early =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nlink: a\r\nlink: b\r\n\r\nHTTP/1.1 102 y\r\n\r\n";
+        let told = std::sync::Mutex::new(Vec::new());
+        let tell = |parts: Parts| {
+            told.lock().unwrap().push((parts.status.as_u16(), parts.headers.get_all("link").iter().count()));
+        };
+        let mut bytes = BytesMut::from(&*[early, ANSWER].concat());
+        let parts = head(&mut bytes, &mut Search::default(), &mut HeaderMap::new(), Tell(Some(&tell)));
+        assert_eq!(parts.unwrap().unwrap().status, StatusCode::OK);
+        assert_eq!(*told.lock().unwrap(), [(103, 2), (102, 0)]);
+    }
+
+    #[test]
     fn nothing_is_left_of_the_map_whose_room_is_used() {
         let mut spare = HeaderMap::new();
         spare.insert("authorization", HeaderValue::from_static("secret"));
-        let parts = head(&mut ANSWER.into(), &mut Search::default(), &mut spare).unwrap().unwrap();
+        let parts =
+            head(&mut ANSWER.into(), &mut Search::default(), &mut spare, Tell::default()).unwrap().unwrap();
         assert!(spare.is_empty() && !parts.headers.contains_key("authorization"));
     }
 

@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::response::Parts;
 use http::{Request, Response};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -76,14 +77,28 @@ pub struct Call<'a> {
     subject: Option<&'a str>,
     /// Fields of ours, that go out beside those of the request.
     lines: Option<&'a Lines>,
+    /// Who hears of informational answers.
+    tell: Tell<'a>,
 }
+
+/// Whom informational answers (RFC 9110 §15.2) are told to, as they come over HTTP/1.1; by default nobody.
+#[derive(Clone, Copy, Default)]
+struct Tell<'a>(Option<&'a (dyn Fn(Parts) + Sync)>);
 
 impl<'a> Call<'a> {
     /// The call that this permit was given for; `lines` go out beside the fields of the request.
     pub fn permitted(permit: &'a Permit, lines: &'a Lines) -> Self {
         let route = permit.route();
         let subject = permit.token().and_then(|known| known.token.subject.as_deref());
-        Self { upstream: route.upstream, timeout: route.timeout, subject, lines: Some(lines) }
+        let tell = Tell::default();
+        Self { upstream: route.upstream, timeout: route.timeout, subject, lines: Some(lines), tell }
+    }
+
+    /// The same, where `tell` hears of informational answers, all but 100 and 101. There are
+    /// [so many](decode::INFORMATIONAL_MAX) at most.
+    #[must_use]
+    pub fn telling(self, tell: &'a (dyn Fn(Parts) + Sync)) -> Self {
+        Self { tell: Tell(Some(tell)), ..self }
     }
 }
 
@@ -199,7 +214,8 @@ impl Upstreams {
             lines = &[];
         }
         let key = upstream.balancer.key(request.headers(), call.subject);
-        let manner = Manner { lines, timeout: call.timeout.or(upstream.settings.response_timeout) };
+        let timeout = call.timeout.or(upstream.settings.response_timeout);
+        let manner = Manner { lines, timeout, tell: call.tell };
         let mut retries = upstream.settings.retries;
         let mut tried = Vec::new();
         let mut last = None;
@@ -311,6 +327,12 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.retire();
+    }
+}
+
+impl std::fmt::Debug for Tell<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Tell").field(&self.0.is_some()).finish()
     }
 }
 

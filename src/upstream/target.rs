@@ -20,7 +20,7 @@ use super::response::{self, Lease};
 use super::settings::{self, Settings};
 use super::upload::Outgoing;
 use super::wire::{Lost, Wire};
-use super::{Exchange, Served, Slot, websocket};
+use super::{Exchange, Served, Slot, Tell, websocket};
 
 /// One address of an upstream.
 #[derive(Debug)]
@@ -64,12 +64,14 @@ pub(super) struct Failed {
 }
 
 /// How a request is sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Manner<'a> {
     /// Fields beside those of the request, as they go out over HTTP/1.1.
     pub(super) lines: &'a [u8],
     /// To the response head.
     pub(super) timeout: Option<Duration>,
+    /// Who hears of informational answers.
+    pub(super) tell: Tell<'a>,
 }
 
 /// A request under way at a target.
@@ -114,7 +116,7 @@ impl Target {
             return Some(place.send(request, None).await.ok()?.status());
         }
         let mut wire = Wire::open(&self.connector, open).await.ok()?;
-        Some(wire.send(request, &[], None).await.ok()?.0.status)
+        Some(wire.send(request, Manner::default()).await.ok()?.0.status)
     }
 
     /// One attempt: an idle connection if there is one, else a new one. A request that an idle connection did
@@ -166,7 +168,7 @@ impl Target {
                     Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
                 },
             };
-            let lost = match wire.send(request, manner.lines, manner.timeout).await {
+            let lost = match wire.send(request, manner).await {
                 Ok((head, framing)) => {
                     let lease = Lease::new(ticket, slot.take(), upload);
                     let served = Served { target: Arc::clone(&self.name), reused, connect };

@@ -115,7 +115,7 @@ impl Target {
                 return match self.open_http1().await {
                     Some(wire) => {
                         // What speaks HTTP/2 was given all fields in one map.
-                        let manner = Manner { lines: &[], timeout };
+                        let manner = Manner { timeout, ..Manner::default() };
                         self.attempt_http1(Some(wire), request, manner, retries, slot, ticket).await
                     }
                     None => self.attempt_plain(channels, request, timeout, retries, slot, ticket).await,

@@ -28,6 +28,7 @@ use crate::answer::BoxError;
 use crate::clock::Timer;
 use crate::worker;
 
+use super::Tell;
 use super::connect::{ConnectError, Connector};
 use super::decode::{self, Framing, Malformed, Search};
 use super::error::Fault;
@@ -35,6 +36,7 @@ use super::names::{Lead, Name};
 use super::response;
 use super::sending::{Out, Sending, Unfinished};
 use super::socket::Socket;
+use super::target::Manner;
 use super::upload::{Outgoing, Upload};
 
 /// What is read at once of a head and of what comes with it.
@@ -134,6 +136,7 @@ struct Waiting<'a> {
     /// A byte of an answer came.
     answered: bool,
     search: Search,
+    tell: Tell<'a>,
     deadline: Option<Instant>,
 }
 
@@ -161,8 +164,8 @@ impl Wire {
         Self(Box::new(Line { way, read, out, timer, spoke, spoilt, pooled_at, worker, lead, _open: open }))
     }
 
-    /// Sends, with `lines` behind the fields of the request, and waits for the response head; `limit` counts from when the last byte of the request was taken,
-    /// and not while we wait for the client to send its body. The answer's head has been checked.
+    /// Sends, with the lines of `manner` behind the fields of the request, and waits for the response head; the time-out
+    /// counts from when the last byte of the request was taken, and not while we wait for the client to send its body. The answer's head has been checked.
     ///
     /// # Errors
     /// [`Lost`]; the connection is of no use after it. Dropping the future cancels nothing by itself: the
@@ -170,9 +173,9 @@ impl Wire {
     pub(super) async fn send(
         &mut self,
         request: Request<Outgoing>,
-        lines: &[u8],
-        limit: Option<Duration>,
+        manner: Manner<'_>,
     ) -> Result<(Parts, Framing), Lost> {
+        let Manner { lines, timeout: limit, tell } = manner;
         let line = &mut *self.0;
         let upload = request.body().upload().cloned();
         let again = upload.is_none() && request.method().is_idempotent();
@@ -187,6 +190,7 @@ impl Wire {
             broken: None,
             answered: false,
             search: Search::default(),
+            tell,
             deadline: limit.map(|limit| later(Instant::now(), limit)),
         };
         let spare = &mut head.headers;
@@ -417,7 +421,7 @@ impl Waiting<'_> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.cut_short(error))),
                 Poll::Pending => break,
             }
-            match decode::head(&mut self.line.read, &mut self.search, spare) {
+            match decode::head(&mut self.line.read, &mut self.search, spare, self.tell) {
                 Ok(Some(parts)) => return Poll::Ready(Ok(parts)),
                 Ok(None) => {}
                 Err(fault) => return Poll::Ready(Err(Why::Fault(fault))),

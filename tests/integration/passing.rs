@@ -14,6 +14,7 @@ use h2::client::SendRequest;
 use http::Request;
 use serde_json::Value;
 
+use crate::support::curl::Curl;
 use crate::support::jwt::{Key, claims};
 use crate::support::upstream::{receive, receive_head};
 use crate::support::wait::DEADLINE;
@@ -94,7 +95,7 @@ async fn wait_async(told: &Receiver<&'static str>, expected: &str) {
 }
 
 #[test]
-fn interim_answers_end_at_the_gateway() {
+fn interim_answers_go_on_to_clients_of_http_1_1() {
     let upstream = Upstream::raw(|mut stream, _| {
         let mut buffer = Vec::new();
         while receive(&mut stream, &mut buffer).is_some() {
@@ -109,8 +110,15 @@ fn interim_answers_end_at_the_gateway() {
     for _ in 0..3 {
         let answer = gateway.get("/").send_on(&mut client).expect(200);
         assert_eq!((answer.text().as_str(), answer.header("link")), ("ok", None));
-        assert!(answer.interim.is_empty(), "{:?}", answer.interim);
+        assert_eq!(answer.interim, [102, 103], "the 100 is not the upstream's to say");
     }
+    let fetched = Curl::new("http://a.test/", gateway.address()).run();
+    assert_eq!((fetched.status, fetched.exit), (200, 0));
+    assert_eq!(fetched.header("link"), Some("</a.css>; rel=preload"), "of the 103");
+    let mut old = gateway.connect();
+    old.send("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n");
+    let old = old.answer("GET").expect(200);
+    assert!(old.interim.is_empty(), "HTTP/1.0 knows nothing of them: {:?}", old.interim);
     run(async {
         let mut client = connect(gateway.address()).await;
         let (answer, _) =
@@ -118,6 +126,51 @@ fn interim_answers_end_at_the_gateway() {
         assert_eq!(answer.await.unwrap().status(), 200);
     });
     assert_eq!(upstream.connections(), 1, "none of it spoils the connection");
+}
+
+#[test]
+fn early_hints_come_while_the_answer_is_made_and_are_rewritten_like_one() {
+    let (go, gone) = sync_channel::<()>(1);
+    let gone = Mutex::new(gone);
+    let upstream = Upstream::raw(move |mut stream, _| {
+        if receive_head(&mut stream, &mut Vec::new()).is_none() {
+            return;
+        }
+        for link in ["</a.css>", "</b.css>"] {
+            let hints = format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: {link}\r\nConnection: x-own\r\nX-Own: 1\r\nKeep-Alive: 5\r\n\
+                 Content-Length: 5\r\n\r\n"
+            );
+            stream.write_all(hints.as_bytes()).unwrap();
+        }
+        gone.lock().unwrap().recv().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+    });
+    let gateway = open(&upstream);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    for link in ["</a.css>", "</b.css>"] {
+        let head = client.head();
+        assert_eq!((head.status, head.header("link")), (103, Some(link)));
+        assert_eq!(head.header("via"), Some("1.1 portcullis"));
+        for name in ["connection", "x-own", "keep-alive", "content-length", "transfer-encoding", "date"] {
+            assert_eq!(head.header(name), None, "{name}");
+        }
+    }
+    go.send(()).unwrap();
+    assert_eq!(client.answer("GET").expect(200).text(), "ok");
+}
+
+#[test]
+fn hints_without_end_are_an_upstream_that_is_broken() {
+    let upstream = Upstream::raw(|mut stream, _| {
+        if receive_head(&mut stream, &mut Vec::new()).is_some() {
+            while stream.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n").is_ok() {}
+        }
+    });
+    let gateway = open(&upstream);
+    let answer = gateway.get("/").send_on(&mut gateway.connect()).expect(502);
+    assert!(answer.interim.len() <= 100, "{}", answer.interim.len());
 }
 
 /// Answers 413 to a head, and reads nothing of the body; `stay`: for as long as the test likes.

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_passes_as_a_target_is_a_uri_to_hyper() {
+    fn whatever_passes_as_a_target_is_a_uri() {
         for b in 0..=255u8 {
             for bytes in [vec![b'/', b], vec![b'/', b'?', b]] {
                 if path_and_query(&bytes) {

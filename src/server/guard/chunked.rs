@@ -1,4 +1,4 @@
-//! The framing of a chunked body (RFC 9112 §7.1), stricter than hyper's so that hyper never meets a doubt.
+//! The framing of a chunked body (RFC 9112 §7.1), in the one spelling that all programs read alike.
 
 use super::chars;
 use super::fault::Fault;
@@ -8,9 +8,9 @@ use crate::server::HeadLimits;
 const SIZE_DIGITS_MAX: u8 = 15;
 /// Of one chunk; nobody uses them for anything, and a server that skips gigabytes of them is a known target.
 const EXTENSION_BYTES_MAX: usize = 256;
-/// Of the whole body; hyper stops at 16 KiB.
+/// Of the whole body.
 const EXTENSIONS_BYTES_MAX: usize = 16 * 1024 - 256;
-/// hyper stops at 16 KiB.
+/// Of all trailers together.
 const TRAILER_BYTES_MAX: usize = 16 * 1024 - 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ enum At {
 
 /// Where in a chunked body we are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chunked {
+pub(in crate::server) struct Chunked {
     at: At,
     /// Of the chunk: read so far, then what is left of its data.
     size: u64,
@@ -45,31 +45,41 @@ pub(super) struct Chunked {
 }
 
 impl Chunked {
-    pub(super) const fn new() -> Self {
+    pub(in crate::server) const fn new() -> Self {
         Self { at: At::Start, size: 0, digits: 0, extension: 0, extensions: 0, trailer_bytes: 0, trailers: 0 }
     }
 
-    /// Follows `bytes`; how many of them are good, and `Some(Ok(()))` when the body ends with them, `Some(Err(_))`
-    /// when the next one is bad.
-    pub(super) fn feed(&mut self, bytes: &[u8], limits: &HeadLimits) -> (usize, Option<Result<(), Fault>>) {
-        let mut i = 0;
-        while i < bytes.len() {
+    /// Follows what stands around the data, up to where data begins: how many of `bytes` that is, and `Some(Ok(()))`
+    /// when the body ends with them, `Some(Err(_))` when the next one is bad.
+    pub(in crate::server) fn around(
+        &mut self,
+        bytes: &[u8],
+        limits: &HeadLimits,
+    ) -> (usize, Option<Result<(), Fault>>) {
+        for (at, &byte) in bytes.iter().enumerate() {
             if self.at == At::Data {
-                let here = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len() - i);
-                i += here;
-                self.size -= here as u64;
-                if self.size == 0 {
-                    self.at = At::DataCr;
-                }
-                continue;
+                return (at, None);
             }
-            match self.step(bytes[i], limits) {
-                Ok(false) => i += 1,
-                Ok(true) => return (i + 1, Some(Ok(()))),
-                Err(fault) => return (i, Some(Err(fault))),
+            match self.step(byte, limits) {
+                Ok(false) => {}
+                Ok(true) => return (at + 1, Some(Ok(()))),
+                Err(fault) => return (at, Some(Err(fault))),
             }
         }
-        (i, None)
+        (bytes.len(), None)
+    }
+
+    /// How many of the next bytes are data; 0: none before [`Chunked::around`] has found some.
+    pub(in crate::server) fn data(&self) -> u64 {
+        if self.at == At::Data { self.size } else { 0 }
+    }
+
+    /// So many bytes of data were taken.
+    pub(in crate::server) fn took(&mut self, count: usize) {
+        self.size = self.size.saturating_sub(count as u64);
+        if self.size == 0 {
+            self.at = At::DataCr;
+        }
     }
 
     fn step(&mut self, b: u8, limits: &HeadLimits) -> Result<bool, Fault> {
@@ -134,7 +144,18 @@ mod tests {
     use super::*;
 
     fn feed(bytes: &[u8]) -> (usize, Option<Result<(), Fault>>) {
-        Chunked::new().feed(bytes, &HeadLimits::new(1024, 3, 100))
+        let (mut chunked, mut at) = (Chunked::new(), 0);
+        let limits = HeadLimits::new(1024, 3, 100);
+        loop {
+            let (good, end) = chunked.around(&bytes[at..], &limits);
+            at += good;
+            if end.is_some() || at == bytes.len() {
+                return (at, end);
+            }
+            let data = usize::try_from(chunked.data()).unwrap().min(bytes.len() - at);
+            chunked.took(data);
+            at += data;
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The scan never looks twice at a byte it has passed, and what it says of a head does not depend on how the head
 //! was cut into pieces: lines are judged in order, and a limit is a position, not a number of reads.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr2};
 
 use super::chars;
@@ -29,20 +31,31 @@ pub enum BodyLength {
 
 /// What a good head says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(in crate::server) struct Head {
     /// From the first byte (empty lines included) to the end of the empty line.
-    pub(super) end: usize,
-    pub(super) body: BodyLength,
-    pub(super) expect: bool,
+    pub(in crate::server) end: usize,
+    pub(in crate::server) body: BodyLength,
+    pub(in crate::server) expect: bool,
     /// Has an `Upgrade` field, in HTTP/1.1.
-    pub(super) upgrade: bool,
+    pub(in crate::server) upgrade: bool,
+    pub(in crate::server) http_10: bool,
+    /// The client means to send another request behind this one.
+    pub(in crate::server) keep_alive: bool,
     /// Well framed, yet not served.
-    pub(super) refused: Option<Fault>,
+    pub(in crate::server) refused: Option<Fault>,
+}
+
+/// Where a field stands in the bytes of its head.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Field {
+    pub(in crate::server) name: Range<usize>,
+    /// Without the white space around it.
+    pub(in crate::server) value: Range<usize>,
 }
 
 /// What the bytes so far say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scanned {
+pub(in crate::server) enum Scanned {
     /// Nothing yet but empty lines; they can be thrown away.
     Blank,
     /// The head goes on.
@@ -54,8 +67,8 @@ pub(super) enum Scanned {
 }
 
 /// The state of a scan; [`Default`] is the start of a head.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct HeadScan {
+#[derive(Debug, Default)]
+pub(in crate::server) struct HeadScan {
     /// Start of the line under the eye.
     line: usize,
     /// No line end before this, and no control character on this line.
@@ -64,25 +77,30 @@ pub(super) struct HeadScan {
     base: usize,
     blank: u8,
     line_one: Option<LineOne>,
-    fields: usize,
+    fields: Vec<Field>,
     host: bool,
     authorization: bool,
     expect: bool,
     upgrade: bool,
     coding: bool,
     length: Option<u64>,
+    close: bool,
+    keep_alive: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct LineOne {
     http_10: bool,
+    /// Of the line.
+    method_end: usize,
+    target_end: usize,
     refused: Option<Fault>,
 }
 
 impl HeadScan {
     /// Looks at `bytes`, which start where the head starts and begin with all bytes given before (but for those
-    /// given up after [`Scanned::Blank`]). Allocates nothing.
-    pub(super) fn scan(&mut self, bytes: &[u8], limits: &HeadLimits) -> Scanned {
+    /// given up after [`Scanned::Blank`]). Allocates nothing but the list of fields, which is used again.
+    pub(in crate::server) fn scan(&mut self, bytes: &[u8], limits: &HeadLimits) -> Scanned {
         match self.lines(bytes, limits) {
             Ok(scanned) => scanned,
             Err(fault) => Scanned::Bad(fault),
@@ -90,13 +108,39 @@ impl HeadScan {
     }
 
     /// The bytes were thrown away after [`Scanned::Blank`]; how many empty lines there were is remembered.
-    pub(super) fn forget(&mut self) {
-        *self = Self { blank: self.blank, ..Self::default() };
+    pub(in crate::server) fn forget(&mut self) {
+        let blank = self.blank;
+        self.restart();
+        self.blank = blank;
+    }
+
+    /// Goes on to the next head.
+    pub(in crate::server) fn restart(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Self { fields, ..Self::default() };
+    }
+
+    /// Keeps no room for fields.
+    pub(in crate::server) fn rest(&mut self) {
+        self.fields = Vec::new();
     }
 
     /// Where the request line starts, behind empty lines; within the bytes scanned.
-    pub(super) const fn base(&self) -> usize {
+    pub(in crate::server) const fn base(&self) -> usize {
         self.base
+    }
+
+    /// Of a good head: where its method and its target stand.
+    pub(in crate::server) fn request_line(&self) -> (Range<usize>, Range<usize>) {
+        let base = self.base;
+        let (method, target) = self.line_one.map_or((0, 0), |line| (line.method_end, line.target_end));
+        (base..base + method, base + method + 1..base + target)
+    }
+
+    /// Of a good head: its fields, in their order.
+    pub(in crate::server) fn fields(&self) -> &[Field] {
+        &self.fields
     }
 
     fn lines(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Scanned, Fault> {
@@ -123,7 +167,7 @@ impl HeadScan {
                 Some(_) => return Err(Fault::BareCr),
                 None => return Ok(Scanned::More),
             }
-            let line = &bytes[self.line..end];
+            let (start, line) = (self.line, &bytes[self.line..end]);
             let next = end + 2;
             (self.line, self.searched) = (next, next);
             match self.line_one {
@@ -139,7 +183,7 @@ impl HeadScan {
                 }
                 None => self.line_one = Some(request_line(line, limits)?),
                 Some(line_one) if line.is_empty() => return self.judge(line_one, next),
-                Some(_) => self.field(line, limits)?,
+                Some(_) => self.field(line, start, limits)?,
             }
         }
     }
@@ -153,12 +197,12 @@ impl HeadScan {
         }
     }
 
-    fn field(&mut self, line: &[u8], limits: &HeadLimits) -> Result<(), Fault> {
+    /// `start`: where the line stands.
+    fn field(&mut self, line: &[u8], start: usize, limits: &HeadLimits) -> Result<(), Fault> {
         if matches!(line[0], b' ' | b'\t') {
-            return Err(if self.fields == 0 { Fault::LeadingSpace } else { Fault::Fold });
+            return Err(if self.fields.is_empty() { Fault::LeadingSpace } else { Fault::Fold });
         }
-        self.fields += 1;
-        if self.fields > limits.fields_max {
+        if self.fields.len() == limits.fields_max {
             return Err(Fault::TooManyFields);
         }
         let end = line.iter().position(|&b| !chars::is_token(b)).ok_or(Fault::NoColon)?;
@@ -169,6 +213,9 @@ impl HeadScan {
             }
             _ => return Err(Fault::FieldName),
         };
+        let first = end + 1 + value.iter().take_while(|byte| is_space(byte)).count();
+        let last = line.len() - line[first..].iter().rev().take_while(|byte| is_space(byte)).count();
+        self.fields.push(Field { name: start..start + end, value: start + first..start + last });
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match name.len() {
             4 if is(b"host") => self.host(spaces_off(value)),
@@ -178,6 +225,13 @@ impl HeadScan {
             }
             7 if is(b"upgrade") => {
                 self.upgrade = true;
+                Ok(())
+            }
+            10 if is(b"connection") => {
+                for word in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= word.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= word.eq_ignore_ascii_case(b"keep-alive");
+                }
                 Ok(())
             }
             13 if is(b"authorization") => once(&mut self.authorization, Fault::AuthorizationRepeated),
@@ -241,9 +295,15 @@ impl HeadScan {
             body,
             expect: self.expect && !line_one.http_10,
             upgrade: self.upgrade && !line_one.http_10,
+            http_10: line_one.http_10,
+            keep_alive: !self.close && (self.keep_alive || !line_one.http_10),
             refused: line_one.refused,
         }))
     }
+}
+
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
 }
 
 fn once(seen: &mut bool, fault: Fault) -> Result<(), Fault> {
@@ -276,13 +336,15 @@ fn request_line(line: &[u8], limits: &HeadLimits) -> Result<LineOne, Fault> {
     if target.len() > limits.uri_bytes_max {
         return Err(Fault::TargetTooLong);
     }
+    let line =
+        |refused| LineOne { http_10, method_end: space, target_end: space + 1 + target.len(), refused };
     // In any spelling: methods are case-sensitive (RFC 9110 §9.1), but not to every backend.
     if method.eq_ignore_ascii_case(b"CONNECT") {
         // Its target is an authority: not looked at, since it is refused whatever it is.
-        return Ok(LineOne { http_10, refused: Some(Fault::Connect) });
+        return Ok(line(Some(Fault::Connect)));
     }
     request_target(target, method == b"OPTIONS")?;
-    Ok(LineOne { http_10, refused: method.eq_ignore_ascii_case(b"TRACE").then_some(Fault::Trace) })
+    Ok(line(method.eq_ignore_ascii_case(b"TRACE").then_some(Fault::Trace)))
 }
 
 /// origin-form, absolute-form with `http` or `https`, or for OPTIONS `*` (RFC 9112 §3.2).

@@ -97,6 +97,26 @@ fn expect_gets_a_100_only_when_the_body_is_wanted() {
 }
 
 #[test]
+fn interim_answers_come_before_the_answer_and_to_clients_that_know_them() {
+    let server = Server::start(rules());
+    let mut client = server.connect();
+    client.send("GET /hints HTTP/1.1\r\nhost: a\r\n\r\n");
+    for link in ["link: a\r\n", "link: b\r\n"] {
+        let answer = client.answer().unwrap();
+        assert_eq!(answer.status, 103);
+        assert!(answer.head.contains(link) && !answer.head.contains("content-length"), "{}", answer.head);
+    }
+    assert!(client.read.is_empty(), "the answer itself has to wait");
+    server.seen.gate.add_permits(1);
+    assert_eq!(client.answer().unwrap().status, 102);
+    assert_eq!(client.answer().unwrap().text(), "GET /hints ");
+    assert!(client.is_open());
+    server.seen.gate.add_permits(1);
+    client.send("GET /hints HTTP/1.0\r\nconnection: keep-alive\r\n\r\n");
+    assert_eq!(client.answer().unwrap().text(), "GET /hints ");
+}
+
+#[test]
 fn a_panic_ends_its_own_connection_alone() {
     let server = Server::start(rules());
     let (mut one, mut two) = (server.connect(), server.connect());

@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::settings::Listen;
 use super::{Drain, Handler, HeadFacts, HeadLimits, Layers, Listener, LiveRules, Rules, serve};
-use crate::answer::{Body, BoxError, Code, Context, Problem};
+use crate::answer::{Body, BoxError, Code, Context, Handover, Interim, Problem};
 use crate::route::Peer;
 use crate::worker::Workers;
 
@@ -45,12 +45,21 @@ impl Handler for Echo {
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
         request: Request<Body>,
+        interim: &Interim,
     ) -> Response<Body> {
         assert!(peer.address.is_some() && peer.local.is_some() && !peer.secure);
         let head = request.method() == http::Method::HEAD;
         match verdict {
             Ok(facts) => {
                 self.0.facts.lock().unwrap().push(facts);
+                if request.uri().path() == "/hints" {
+                    for name in ["a", "b"] {
+                        let link = HeaderMap::from_iter([(http::header::LINK, name.parse().unwrap())]);
+                        interim.tell(StatusCode::EARLY_HINTS, link);
+                    }
+                    self.0.gate.acquire().await.unwrap().forget();
+                    interim.tell(StatusCode::PROCESSING, HeaderMap::new());
+                }
                 self.echo(request).await.unwrap_or_else(|problem| document(problem, head))
             }
             Err(problem) => {
@@ -89,10 +98,9 @@ impl Echo {
                 return Ok(Response::new(Body::boxed(http_body_util::StreamBody::new(chunks))));
             }
             "/switch" => {
-                let upgraded = hyper::upgrade::on(request);
+                let handover: Handover = request.into_parts().0.extensions.remove().unwrap();
                 tokio::spawn(async move {
-                    let mut io = hyper_util::rt::TokioIo::new(upgraded.await.unwrap());
-                    let (mut from, mut to) = tokio::io::split(&mut io);
+                    let (mut from, mut to) = tokio::io::split(handover.take().await.unwrap());
                     let _ = tokio::io::copy(&mut from, &mut to).await;
                 });
                 let mut response = Response::new(Body::empty());

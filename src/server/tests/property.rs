@@ -1,10 +1,10 @@
-//! What holds for all requests: pieces do not matter, and hyper agrees on every frame.
+//! What holds for all requests: pieces do not matter, and every frame is found.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Sends `bytes` in pieces, as many reads for the guard if the machine is quick enough.
+/// Sends `bytes` in pieces, as many reads for the server if the machine is quick enough.
 fn outcome(server: &Server, pieces: &[&[u8]]) -> Vec<String> {
     let mut client = server.connect();
     for piece in pieces {
@@ -133,7 +133,7 @@ fn near_request() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn hyper_sees_exactly_the_requests_that_were_sent() {
+fn the_handler_sees_exactly_the_requests_that_were_sent() {
     let server = Server::start(rules());
     let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(sent in prop::collection::vec(request(), 1..6), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4))| {
@@ -153,9 +153,8 @@ fn hyper_sees_exactly_the_requests_that_were_sent() {
     });
 }
 
-/// hyper answers a bare status without a content type when it disagrees with the guard. It never may.
 #[test]
-fn hyper_refuses_nothing_that_the_guard_passes() {
+fn whatever_is_sent_is_answered_or_refused_with_a_problem() {
     let server = Server::start(rules());
     let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(bytes in near_request())| {
