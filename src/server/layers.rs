@@ -87,7 +87,8 @@ async fn secure<S: Stream, H: Handler>(stream: S, peer: Peer, entrant: Entrant<H
     let Some(acceptor) = &entrant.layers.tls else {
         return connection::serve(stream, Speaks::Either, peer, entrant).await;
     };
-    let handshake = handshake(stream, acceptor, peer.address);
+    // Boxed, as what follows it is: a connection is not to cost for ever what its handshake did.
+    let handshake = Box::pin(handshake(stream, acceptor, peer.address));
     let Some((stream, tls, speaks)) = in_time(handshake, &entrant).await.flatten() else { return };
     let peer = Peer { secure: true, tls: Some(Arc::new(tls)), ..peer };
     // Boxed: a connection that says nothing should not cost what a served one does.

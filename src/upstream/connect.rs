@@ -149,7 +149,7 @@ impl Connector {
             Err(error) => error,
         };
         // None of them will have us: these may be the addresses of yesterday.
-        let Some(newer) = name.once_more().await else { return Err(error) };
+        let Some(newer) = name.once_more(self.limit).await else { return Err(error) };
         let order = self.order(&newer, &order);
         if order.is_empty() { Err(error) } else { self.any_of(name, &newer, order).await }
     }

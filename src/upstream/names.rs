@@ -141,13 +141,13 @@ impl Name {
         self.current()
     }
 
-    /// What is known after asking once more, unless that was done a moment ago.
-    pub(super) async fn once_more(self: &Arc<Self>) -> Option<Answer> {
+    /// What is known after asking once more, unless that was done a moment ago, or takes long: the connection may take
+    /// `limit`, and has an error to tell already.
+    pub(super) async fn once_more(self: &Arc<Self>, limit: Duration) -> Option<Answer> {
         let young = self.known().asked.is_some_and(|asked| asked.elapsed() < YOUNG);
-        if young {
+        if young || timeout(PATIENCE.min(limit / 2), self.ask()).await.is_err() {
             return None;
         }
-        let _ = self.ask().await;
         self.current().ok()
     }
 

@@ -307,13 +307,13 @@ fn idle_connections(tls: bool, http2: bool, bound: f64) {
 
 #[test]
 fn idle_connections_over_tls_cost_little_more() {
-    idle_connections(true, false, 24.0);
+    idle_connections(true, false, 28.0);
 }
 
 #[test]
 fn idle_connections_over_http_2_have_a_bound_with_and_without_tls() {
-    idle_connections(false, true, 52.0);
-    idle_connections(true, true, 64.0);
+    idle_connections(false, true, 56.0);
+    idle_connections(true, true, 68.0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -222,9 +223,26 @@ fn a_name_that_nobody_knows_yet_fails_the_request_and_is_asked_for_again_with_th
     gateway.get("/").send().expect_problem(502, "upstream_unreachable");
     resolver.set(Says::Addresses(vec![A]));
     assert_eq!(answered(&gateway), A.to_string());
-    // An answer whose addresses all refuse is asked for once more, before the request fails.
-    let asked = resolver.asked();
-    assert!(asked > 0);
+}
+
+#[test]
+fn a_silent_resolver_makes_nobody_wait_who_has_an_address() {
+    let machines = Machines::start(&[A], false);
+    let resolver = Resolver::start(Says::Addresses(vec![A]));
+    let gateway = machines.gateway(&resolver, "http", "keepalive = { max_idle = 0 }\n");
+    assert_eq!(answered(&gateway), A.to_string());
+    resolver.set(Says::Nothing);
+    wait_for("the silence to be told", || {
+        assert_eq!(answered(&gateway), A.to_string());
+        shown(&gateway)["unresolved"].as_str().map(str::to_owned)
+    });
+    let (asked, began) = (resolver.asked(), Instant::now());
+    for _ in 0..100 {
+        assert_eq!(answered(&gateway), A.to_string());
+    }
+    // Had each of these waited for its own question, that would have taken a hundred seconds.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(resolver.asked() - asked < 80, "one question at a time, however many connections are made");
 }
 
 #[test]
