@@ -67,10 +67,14 @@ impl Running {
     /// Reads the configuration anew and goes over to it, counts that and tells of it. Blocks for as long as files are
     /// read.
     pub(super) async fn reload(&mut self, trigger: Trigger) -> Reloaded {
-        if let Ok(now) = NotifyState::monotonic_usec_now() {
-            tell_supervisor(&[NotifyState::Reloading, now]);
-        }
+        let begun = NotifyState::monotonic_usec_now();
         let loaded = config::read(&self.settings.load().path);
+        // A look at files that finds them as they were, as the first one does, is no reload to anybody but us.
+        let same = loaded.settings.as_ref().is_ok_and(|settings| *settings == **self.settings.load());
+        let told = !(same && trigger == Trigger::Files);
+        if told && let Ok(begun) = begun {
+            tell_supervisor(&[NotifyState::Reloading, begun]);
+        }
         self.watch.follow(loaded.files);
         let reloaded = match loaded.settings {
             Ok(settings) => self.go_over_to(settings).await,
@@ -80,7 +84,9 @@ impl Running {
             }
         };
         self.tell(trigger, &reloaded);
-        tell_supervisor(&[NotifyState::Ready]);
+        if told {
+            tell_supervisor(&[NotifyState::Ready]);
+        }
         reloaded
     }
 

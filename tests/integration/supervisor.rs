@@ -38,21 +38,23 @@ impl Supervisor {
     }
 
     /// That the configuration is read anew, since when, and that this is over. Reloads that began earlier, for a file was
-    /// written, are passed over.
+    /// written, are passed over; how many there were.
     #[track_caller]
-    fn expect_reload(&self, since: u64) {
+    fn expect_reload(&self, since: u64) -> usize {
+        let mut before = 0;
         loop {
             let told = self.told();
             if told == ["READY=1"] {
-                continue;
+                continue; // of a process that has just taken over
             }
             assert_eq!((&*told[0], told.len()), ("RELOADING=1", 2), "{told:?}");
             let at: u64 = told[1].strip_prefix("MONOTONIC_USEC=").expect("the time").parse().unwrap();
             assert!(at <= monotonic(), "{told:?}");
             self.expect(&["READY=1"]);
             if at >= since {
-                return;
+                return before;
             }
+            before += 1;
         }
     }
 
@@ -86,9 +88,10 @@ fn the_supervisor_is_told_of_start_reload_and_stop() {
     let (supervisor, setup) = Supervisor::of(open(&upstream));
     let mut gateway = setup.start();
     supervisor.expect(&["READY=1"]);
+    // Files that are as they were are nothing to tell of, but whoever asks for a reload is told of it.
     let begun = monotonic();
     gateway.signal("HUP");
-    supervisor.expect_reload(begun);
+    assert_eq!(supervisor.expect_reload(begun), 0);
     // One that is refused is over, too, and the one before goes on.
     let begun = monotonic();
     gateway.put_toml("nonsense = 1\n");
