@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_token_is_found_under_its_own_text_alone() {
-        let kept = KnownTokens::new(1000, 100);
+        let kept = KnownTokens::new(20_000, 100);
         let texts: Vec<String> = (0..500).map(|number| format!("token {number}")).collect();
         texts.iter().for_each(|text| kept.insert(&token(&kept, text)));
         for text in &texts {

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 /// Work without a rest: a small part of what the system gives a thread at a time, so that a request that waits for the
 /// processor does not wait for long.
-const WORK: Duration = Duration::from_micros(250);
-/// Rests are so many times as long as the work before: a third of a core at most.
-const REST: u32 = 2;
+const WORK: Duration = Duration::from_micros(60);
+/// Rests are so many times as long as the work before: a quarter of a core at most.
+const REST: u32 = 3;
 
 /// Long work in small pieces.
 pub(super) struct Pace {

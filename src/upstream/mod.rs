@@ -95,7 +95,7 @@ impl<'a> Call<'a> {
     }
 
     /// The same, where `tell` hears of informational answers, all but 100 and 101. There are
-    /// [so many](decode::INFORMATIONAL_MAX) at most.
+    /// a hundred at most.
     #[must_use]
     pub fn telling(self, tell: &'a (dyn Fn(Parts) + Sync)) -> Self {
         Self { tell: Tell(Some(tell)), ..self }

@@ -1,6 +1,6 @@
 //! `[auth.delegate]`: a real Flask program checks the passwords, and hostile ones pretend to; the gateway issues the tokens.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -295,6 +295,8 @@ fn a_backend_that_is_away_or_never_ends_is_told_from_a_wrong_password() {
     assert_eq!(answer.json()["code"], "upstream_unreachable");
 
     let dripping = Upstream::raw(|mut stream, _| {
+        // An answer that comes before its request is another fault.
+        let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
         while stream.write_all(b" ").is_ok() {
             std::thread::sleep(Duration::from_millis(100));
