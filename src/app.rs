@@ -29,6 +29,7 @@ use crate::config::Settings;
 use crate::fleet;
 use crate::gateway::{self, ControlPlane, Gateway, Live};
 use crate::issuer;
+use crate::revocation::settings::OnLostState;
 use crate::revocation::{self, Health};
 use crate::server::{self, Drain, Inherited};
 use crate::telemetry::{AccessLog, Metrics};
@@ -126,8 +127,8 @@ fn start_with(settings: Settings, mut inherited: Inherited, memory: &Memory) -> 
     let projections = vec![live.projection()];
     let (log, blocklist, report) = open_log(&settings, &control, &*store, &clock, &metrics, projections)?;
     let opened_at = log.sequence();
-    let must_join = report.sequence == 0 && store.is_shared();
-    let log = join_fleet(&settings, (log, must_join), &live, &control, &clock, &metrics)?;
+    let is_empty = report.sequence == 0 && store.is_shared() || report.lost == Some(OnLostState::Empty);
+    let log = join_fleet(&settings, (log, is_empty), &store, &live, &control, &clock, &metrics)?;
     control.spawn({
         let (live, clock) = (live.clone(), clock.clone());
         async move { live.keep_expiring(clock).await }

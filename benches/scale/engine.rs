@@ -53,6 +53,7 @@ impl Engine {
             leeway_max: Duration::ZERO,
             seen: 0,
             known: false,
+            gateway: None,
             issuers: Vec::new(),
         })
         .unwrap();

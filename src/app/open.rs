@@ -27,6 +27,7 @@ use crate::telemetry::Metrics;
 pub(super) fn join_fleet(
     settings: &Settings,
     (log, must_join): (revocation::Handle, bool),
+    store: &Arc<dyn Store>,
     live: &Live,
     control: &Runtime,
     clock: &Arc<dyn Clock>,
@@ -41,6 +42,11 @@ pub(super) fn join_fleet(
         clock: clock.clone(),
         metrics: metrics.clone(),
         on_absorbed: Box::new(move || live.recheck(&blocklist)),
+        losing: fleet::Losing {
+            trail: super::ports::trail_of(store),
+            issuers: issuer_terms(settings),
+            on_lost_state: settings.revocation.on_lost_state,
+        },
         must_join,
     };
     Ok(fleet::Log::linked(log, linking, control.handle()))
@@ -84,7 +90,10 @@ pub(crate) fn open_log(
     let disk = Arc::new(RealDisk::at(dir).with_context(|| format!("cannot use {}", dir.display()))?);
     let gateways = control.block_on(store.gateways()).context("cannot read the store")?;
     let own = revocation::gateway_of(&*disk);
-    let (seen, known) = met(store.is_shared(), &gateways, own);
+    let (mut seen, known) = met(store.is_shared(), &gateways, own);
+    if let (Some(fleet), Some(own)) = (&settings.fleet, own) {
+        seen = seen.max(control.block_on(fleet::seen(fleet, own)));
+    }
     // A new gateway of a fleet learns what was revoked from the others, and serves nobody before.
     let known = known && !(own.is_none() && store.is_shared() && settings.fleet.is_some());
     let fsyncs = metrics.clone();
@@ -97,7 +106,12 @@ pub(crate) fn open_log(
         leeway_max: leeway_max(settings),
         seen,
         known,
-        issuers: terms(settings).map(|(name, lifetime_max)| IssuerTerm { name, lifetime_max }).collect(),
+        gateway: if store.is_shared() {
+            None
+        } else {
+            gateways.last().and_then(|known| GatewayId::parse(&known.id))
+        },
+        issuers: issuer_terms(settings),
     })
     .context("cannot open the revocation log")?;
     let gateway = report.gateway.to_string();
@@ -156,6 +170,11 @@ pub(super) fn leeway_max(settings: &Settings) -> Duration {
 fn terms(settings: &Settings) -> impl Iterator<Item = (Box<str>, Duration)> {
     let own = settings.auth.as_ref().map(|auth| (SELF.into(), auth.own.access_ttl.max(auth.own.refresh_ttl)));
     own.into_iter().chain(settings.issuers.iter().map(|issuer| ((*issuer.name).into(), issuer.max_token_ttl)))
+}
+
+/// The same, for the revocation log.
+fn issuer_terms(settings: &Settings) -> Vec<IssuerTerm> {
+    terms(settings).map(|(name, lifetime_max)| IssuerTerm { name, lifetime_max }).collect()
 }
 
 /// Signing keys that gateways share, and what goes with them.

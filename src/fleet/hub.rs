@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::log::{Linking, Losing};
 use super::pending::Pending;
 use super::settings::Settings;
 use super::status::Status;
@@ -44,6 +45,9 @@ pub(super) struct Hub {
     pub(super) metrics: Arc<Metrics>,
     /// Something came in force that the log did not tell of.
     pub(super) on_absorbed: Box<dyn Fn() + Send + Sync>,
+    pub(super) losing: Losing,
+    /// What the books had of this gateway when it met the shared log first.
+    booked: Mutex<Option<Option<u64>>>,
     pub(super) status: Status,
     pub(super) sent: watch::Sender<Sent>,
     pub(super) applied: watch::Sender<Position>,
@@ -55,15 +59,8 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(
-        engine: Arc<dyn Engine>,
-        settings: Settings,
-        log: Handle,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-        on_absorbed: Box<dyn Fn() + Send + Sync>,
-        must_join: bool,
-    ) -> Self {
+    pub(super) fn new(log: Handle, linking: Linking) -> Self {
+        let Linking { engine, settings, clock, metrics, on_absorbed, losing, must_join } = linking;
         let place = log.place().map_or(Position::START, |place| Position(place.position.0, place.position.1));
         let started_at = clock.now();
         Self {
@@ -74,6 +71,8 @@ impl Hub {
             clock,
             metrics,
             on_absorbed,
+            losing,
+            booked: Mutex::default(),
             sent: watch::Sender::default(),
             applied: watch::Sender::new(place),
             epoch: Mutex::default(),
@@ -85,6 +84,16 @@ impl Hub {
 
     pub(super) fn gateway(&self) -> GatewayId {
         self.log.gateway()
+    }
+
+    /// What the books say of this gateway; kept the first time.
+    pub(super) fn books_say(&self, own: Option<u64>) {
+        self.booked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(own);
+    }
+
+    /// What they said first.
+    pub(super) fn booked(&self) -> Option<u64> {
+        self.booked.lock().unwrap_or_else(PoisonError::into_inner).flatten()
     }
 
     /// How old the knowledge of the shared log is; zero while it is followed closely.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hub::Hub;
-use super::{EngineError, Epoch, Member, Met, Position, inbox, outbox, whole};
+use super::{EngineError, Epoch, Member, Met, Position, inbox, loss, outbox, whole};
 use crate::revocation::{FollowError, Origin, Record, SelectorKey};
 
 /// The first and the longest pause before the next attempt.
@@ -68,6 +68,7 @@ async fn once(
 ) -> Result<std::convert::Infallible, EngineError> {
     let met = hub.engine.meet(hub.gateway()).await?;
     hub.status.compare_clocks(met.now, hub.clock.now());
+    hub.books_say(met.own);
     if !std::mem::replace(warned, true) {
         for warning in hub.engine.warnings().await? {
             tracing::warn!(engine = %hub.engine.name(), "the shared log may lose revocations: {warning}");
@@ -89,6 +90,7 @@ async fn once(
         ended = inbox::run(hub, epoch, follow, newest, &caught_up) => ended,
         ended = forward => ended,
         ended = look(hub, epoch) => ended,
+        ended = loss::settle(hub, epoch, is_caught_up.clone()) => ended,
     }
 }
 
@@ -101,6 +103,7 @@ fn met_epoch(hub: &Hub) -> Result<Epoch, EngineError> {
 /// this gateway has caught up.
 async fn come_in(hub: &Hub, met: Met) -> Result<(Position, u64, Position), EngineError> {
     let place = hub.log.place();
+    loss::notice(hub, &met).await?;
     let sequence = hub.log.sequence();
     let sent_before = hub.sent.borrow().sent;
     let oldest = hub.log.oldest();

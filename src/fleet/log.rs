@@ -8,7 +8,9 @@ use super::hub::Hub;
 use super::settings::{Settings, WhenUnreachable};
 use super::{Engine, EngineError, Member, Position, link};
 use crate::clock::Clock;
-use crate::revocation::{self, AppendError, Handle, Revocation};
+use crate::revocation::settings::OnLostState;
+use crate::revocation::{self, AppendError, Handle, IssuerTerm, Revocation};
+use crate::store::Trail;
 use crate::telemetry::Metrics;
 
 /// How long a request waits for a watermark.
@@ -69,8 +71,20 @@ pub struct Linking {
     pub metrics: Arc<Metrics>,
     /// Called when something came in force that no projection is told of: streams must be looked at.
     pub on_absorbed: Box<dyn Fn() + Send + Sync>,
+    /// For a loss of the log: what the trail knows of it, who gets a cutoff, and whether anybody does.
+    pub losing: Losing,
     /// This gateway has no log of its own, and others are known: it serves nobody before it knows what they know.
     pub must_join: bool,
+}
+
+/// What a loss of this gateway's log is judged by.
+pub struct Losing {
+    /// What was revoked here, as the store knows it.
+    pub trail: Arc<dyn Trail>,
+    /// Who gets a cutoff.
+    pub issuers: Vec<IssuerTerm>,
+    /// Whether they do.
+    pub on_lost_state: OnLostState,
 }
 
 impl Deref for Log {
@@ -90,11 +104,9 @@ impl Log {
 
     /// Of a gateway of a fleet. The link is kept by tasks on `runtime`.
     pub fn linked(local: Handle, linking: Linking, runtime: &tokio::runtime::Handle) -> Self {
-        let Linking { engine, settings, clock, metrics, on_absorbed, must_join } = linking;
         // Until the shared log has said what it has.
         local.keep_behind(0);
-        let hub = Hub::new(engine, settings, local.clone(), clock, metrics, on_absorbed, must_join);
-        let hub = Arc::new(hub);
+        let hub = Arc::new(Hub::new(local.clone(), linking));
         runtime.spawn(link::keep(hub.clone()));
         runtime.spawn(link::watch(hub.clone()));
         Self { local, hub: Some(hub) }

@@ -7,6 +7,7 @@
 //!   engine puts it in force in the order of the shared log.
 //! * What was acknowledged while the engine was away is forwarded when it is back, once, also after a restart.
 //! * A gateway knows how old its knowledge is, and says so ([`Linked`]).
+//! * A gateway that lost its log has the others refuse what was issued before only where nobody has what it lost.
 //! * An engine that lost entries is noticed and gets them again from every gateway that still has them.
 //!
 //! `revocation` below knows nothing of other gateways. Nothing here is waited for by a request that is proxied.
@@ -21,6 +22,7 @@ mod hub;
 mod inbox;
 mod link;
 mod log;
+mod loss;
 mod member;
 mod open;
 mod outbox;
@@ -36,7 +38,7 @@ mod wire;
 
 pub use engine::{Answer, Appended, Delivered, Engine, Epoch, Follow, Met, Pages, Position, Stamp};
 pub use error::EngineError;
-pub use log::{Ack, Bulk, Linked, Linking, Log, NotReached};
+pub use log::{Ack, Bulk, Linked, Linking, Log, Losing, NotReached};
 pub use member::Member;
-pub use open::open;
+pub use open::{open, seen};
 pub use wire::{Batch, BatchEntry, Malformed, StateEntry};

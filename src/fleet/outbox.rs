@@ -56,7 +56,7 @@ pub(super) async fn run(
     }
 }
 
-/// A gateway that lost its log refuses what was issued before; the others have not lost theirs.
+/// A gateway that lost its log refuses what was issued before; whether the others must is found out in `loss.rs`.
 fn is_of_a_loss(revocation: &Revocation) -> bool {
     &*revocation.actor == "gateway" && &*revocation.reason == LOST_REASON
 }

@@ -80,6 +80,8 @@ async fn lift(
         if *position > behind
             && let Some(ours) = ours
             && theirs.get(&selector).is_none()
+            // A lift that is older than the loss does not know of its cutoffs.
+            && !is_of_a_loss(hub, selector.kind.number(), ours.issued_before)
             && !hub.pending().has(key, false, met.own.unwrap_or(0))
         {
             entries.push(unnamed(selector, true, None, ours.expires_at, now));
@@ -108,7 +110,8 @@ pub(super) async fn refill(hub: &Hub, epoch: Epoch, theirs: &Blocklist) -> Resul
     let mut count = 0_u64;
     for shard in 0..ours.state_shards() {
         for standing in ours.state_shard(shard) {
-            if theirs.has(&standing) || u64::from(standing.expires) < now.secs() {
+            let is_past = u64::from(standing.expires) < now.secs();
+            if theirs.has(&standing) || is_past || is_of_a_loss(hub, standing.kind, standing.issued_before) {
                 continue;
             }
             let Some(kind) = Kind::of_number(standing.kind) else { continue };
@@ -133,6 +136,12 @@ pub(super) async fn refill(hub: &Hub, epoch: Epoch, theirs: &Blocklist) -> Resul
         );
     }
     Ok(())
+}
+
+/// The cutoffs that the loss of this gateway's log has left are not for the others (`loss.rs`).
+fn is_of_a_loss(hub: &Hub, kind: u8, issued_before: Option<UnixTime>) -> bool {
+    let is_issuer = kind == Kind::Issuer.number();
+    is_issuer && hub.log.loss().is_some_and(|loss| issued_before == Some(loss.cutoff))
 }
 
 fn standing(entry: &StateEntry) -> Standing {

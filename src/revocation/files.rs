@@ -12,6 +12,8 @@ pub(super) enum Name {
     Unfinished,
     /// The gateway's id.
     Identity,
+    /// What is remembered of a loss of the log.
+    Loss,
     /// The lock.
     Lock,
 }
@@ -26,6 +28,8 @@ impl Name {
             Some(Self::Lock)
         } else if name == IDENTITY_NAME {
             Some(Self::Identity)
+        } else if name == LOSS_NAME {
+            Some(Self::Loss)
         } else if let Some(stem) = name.strip_suffix(".new") {
             let ours = Self::parse(stem).is_some() || stem.starts_with("batch-");
             ours.then_some(Self::Unfinished)
@@ -41,6 +45,9 @@ impl Name {
 
 /// The file that holds the gateway's id.
 pub(super) const IDENTITY_NAME: &str = "gateway-id";
+
+/// The file that tells of a loss of the log.
+pub(super) const LOSS_NAME: &str = "loss";
 
 /// The segment whose first record has this sequence.
 pub(super) fn segment_name(first: u64) -> String {

@@ -29,6 +29,7 @@ mod keeper;
 mod keys;
 mod load;
 mod log;
+mod loss;
 mod mix;
 #[cfg(test)]
 mod model;
@@ -60,6 +61,7 @@ pub use error::{AppendError, Damage, OpenError, SnapshotError};
 pub use follow::{FollowError, Follower};
 pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
 pub use keys::{Admitted, ClaimKeys, KnownToken, TextMark, TokenKeys};
+pub use loss::Loss;
 pub use open::{IssuerTerm, LOST_REASON, Opening, Report, open};
 pub use record::{GatewayId, Origin, Place, Record};
 pub use recovery::gateway_of;

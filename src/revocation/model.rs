@@ -35,6 +35,7 @@ pub(super) fn opening<'a>(disk: &SimDisk, settings: &'a Settings) -> Opening<'a>
         leeway_max: Duration::ZERO,
         seen: 0,
         known: false,
+        gateway: None,
         issuers: vec![IssuerTerm { name: "self".into(), lifetime_max: Duration::from_secs(60) }],
     }
 }

@@ -12,13 +12,14 @@ use super::files::{IDENTITY_NAME, segment_name, unfinished};
 use super::handle::{Handle, Inner, Projection};
 use super::keeper::{Keeper, Orders, Patience};
 use super::log::{Chunk, Log, Resume, Segments};
+use super::loss::{self, Loss};
 use super::queue::Queue;
 use super::record::{GatewayId, Origin, SEGMENT_HEAD_BYTES, encode_entry, random};
 use super::recovery::{self, Recovered, recover};
 use super::settings::{OnLostState, Settings};
 use super::shared::{Pace, Shared, Snapshots};
 use super::writer::Writer;
-use super::{Counts, Damage, Kind, Revocation, Selector, cutoff_now};
+use super::{Counts, Damage, Revocation};
 use crate::clock::{Clock, UnixTime};
 
 /// After a loss the log goes on so far behind what was seen of it: what was acknowledged but not seen by the store
@@ -58,6 +59,8 @@ pub struct Opening<'a> {
     /// The store or the fleet has met a gateway of this state directory: if there is no log at all, it was lost, even
     /// where nothing of it was seen.
     pub known: bool,
+    /// The id that a directory without one gets, where the store belongs to one gateway; `None`: a new one.
+    pub gateway: Option<GatewayId>,
     /// All issuers, for `on_lost_state = "cutoff"`.
     pub issuers: Vec<IssuerTerm>,
 }
@@ -94,7 +97,8 @@ pub struct Report {
 /// revocation may be lost.
 pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), OpenError> {
     let start = Instant::now();
-    let Opening { settings, disk, clock, projections, on_fsync, leeway_max, seen, known, issuers } = opening;
+    let Opening { settings, disk, clock, projections, on_fsync, leeway_max, seen, known, gateway, issuers } =
+        opening;
     let locking = OpenError::io(format!("lock {}", disk.place().display()));
     let lock = disk.lock().map_err(locking)?;
     let lock = lock.ok_or_else(|| OpenError::Locked { place: disk.place().to_owned() })?;
@@ -103,7 +107,7 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
     let recovered = recover(&*disk)?;
     let torn = warn_about(&*disk, &recovered);
     let lost = loss(&*disk, &recovered, seen, known, settings.on_lost_state)?;
-    let gateway = match recovered.gateway {
+    let gateway = match recovered.gateway.or(gateway) {
         Some(gateway) => gateway,
         None => GatewayId(random().map_err(OpenError::io("get random bytes"))?),
     };
@@ -114,10 +118,16 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
     let segments = Arc::new(Segments::default());
     recovered.segments.iter().for_each(|(first, bytes)| segments.set(*first, *bytes));
     let begins = recovered.segments.is_empty() || lost.is_some();
+    let now = clock.now();
+    if lost == Some(OnLostState::Cutoff) {
+        // Before there is a log whose cutoffs nobody could tell from others.
+        loss::loss_of(seen, now).remember(&*disk).map_err(failed())?;
+    }
     let last = if lost.is_some() { seen.max(recovered.last) + SEQUENCES_SKIPPED } else { recovered.last };
+    let genesis = if begins { last + 1 } else { recovered.genesis };
     let resume = Resume {
         gateway,
-        genesis: if begins { last + 1 } else { recovered.genesis },
+        genesis,
         last,
         segment_bytes_full: (settings.snapshot_log_bytes / 4).clamp(SEGMENT_BYTES_LEAST, SEGMENT_BYTES_MOST),
     };
@@ -126,11 +136,11 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
         write_identity(&*disk, gateway).map_err(failed())?;
     }
     if lost == Some(OnLostState::Cutoff) {
-        cut_everything(&mut log, &recovered.blocklist, &issuers, clock.now()).map_err(failed())?;
+        begin_with(&mut log, &recovered.blocklist, &loss::cutoffs(&issuers, now)).map_err(failed())?;
     }
 
-    let wall = clock.now();
-    let known = if recovered.newest == UnixTime::ZERO { wall } else { recovered.newest };
+    let remembered = Loss::recall(&*disk).map_err(failed())?;
+    let known = if recovered.newest == UnixTime::ZERO { now } else { recovered.newest };
     let snapshots = Snapshots {
         positions: recovered.snapshots,
         newest_at: recovered.snapshot.map(|summary| summary.taken_at),
@@ -159,23 +169,25 @@ pub fn open(opening: Opening<'_>) -> Result<(Handle, Arc<Blocklist>, Report), Op
         (log.durable(), snapshots),
     ));
     *shared.place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = recovered.place;
+    shared.genesis.store(genesis, std::sync::atomic::Ordering::SeqCst);
+    *shared.loss.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = remembered;
     let (queue, orders) = (Arc::new(Queue::new()), Arc::new(Orders::default()));
-    let now = Instant::now();
+    let started_at = Instant::now();
     let writer = Writer {
         log,
         shared: Arc::clone(&shared),
         queue: Arc::clone(&queue),
         projections,
         on_fsync,
-        last_sync: now,
+        last_sync: started_at,
         last_failure: None,
     };
     let keeper = Keeper {
         shared: Arc::clone(&shared),
         orders: Arc::clone(&orders),
-        patience: Patience::new(known, now),
+        patience: Patience::new(known, started_at),
         next_shard: 0,
-        last_attempt: now,
+        last_attempt: started_at,
         failed: false,
     };
     let (ended, watch) = watch::channel(0);
@@ -312,29 +324,10 @@ fn write_identity(disk: &dyn Disk, gateway: GatewayId) -> std::io::Result<()> {
     disk.sync_dir()
 }
 
-/// After a loss: a cutoff for every issuer, in the log like any other revocation, so that it can be seen, explained
-/// and lifted.
-fn cut_everything(
-    log: &mut Log,
-    blocklist: &Blocklist,
-    issuers: &[IssuerTerm],
-    now: UnixTime,
-) -> std::io::Result<()> {
-    let entries: Vec<_> = issuers
-        .iter()
-        .map(|issuer| Revocation {
-            selector: Selector::new(Kind::Issuer, issuer.name.clone(), ""),
-            lift: false,
-            issued_before: cutoff_now(&Kind::Issuer, false, now),
-            expires_at: now.plus(issuer.lifetime_max),
-            reason: LOST_REASON.into(),
-            actor: "gateway".into(),
-            address: "".into(),
-            at: now,
-        })
-        .collect();
+/// Puts these into the log and in force.
+fn begin_with(log: &mut Log, blocklist: &Blocklist, entries: &[Revocation]) -> std::io::Result<()> {
     let mut chunk = Chunk::default();
-    for entry in &entries {
+    for entry in entries {
         encode_entry(entry, &Origin::Local, &mut chunk.body);
         chunk.count += 1;
     }

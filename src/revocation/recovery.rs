@@ -63,7 +63,7 @@ pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
             Some(Name::Snapshot(position)) => positions.push(position),
             Some(Name::Unfinished) => unfinished.push(name),
             Some(Name::Identity) => identified = true,
-            Some(Name::Lock) | None => {}
+            Some(Name::Lock | Name::Loss) | None => {}
         }
     }
     positions.sort_unstable();

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::blocklist::Blocklist;
 use super::disk::Disk;
 use super::log::Segments;
+use super::loss::Loss;
 use super::record::{GatewayId, Origin, Place};
 use super::settings::{Fsync, Settings};
 use super::{Health, Revocation};
@@ -111,6 +112,10 @@ pub(super) struct Shared {
     pub(super) told_position: AtomicU64,
     /// How much of the log that gateways share is in force here.
     pub(super) place: Mutex<Option<Place>>,
+    /// Where the log began, or began again after a loss, if that is still there; what stands before it is not followed.
+    pub(super) genesis: AtomicU64,
+    /// The last loss of this log whose cutoffs are not everybody's.
+    pub(super) loss: Mutex<Option<Loss>>,
     /// The writer is done; nothing will follow.
     pub(super) closed: AtomicBool,
     health: Mutex<Health>,
@@ -150,6 +155,8 @@ impl Shared {
             trail_sync: Notify::new(),
             told_position: AtomicU64::new(u64::MAX),
             place: Mutex::default(),
+            genesis: AtomicU64::new(0),
+            loss: Mutex::default(),
             closed: AtomicBool::new(false),
             health: Mutex::new(Health::Ready),
             ring: Mutex::default(),

@@ -94,7 +94,8 @@ impl Handle {
 
     /// The first sequence that can be followed.
     pub fn oldest(&self) -> u64 {
-        self.shared().segments.list().first().map_or(0, |(first, _)| *first)
+        let first = self.shared().segments.list().first().map_or(0, |(first, _)| *first);
+        first.max(self.shared().genesis.load(Ordering::SeqCst))
     }
 
     /// Segments with entries behind `sequence` are kept until this is called again: others have not been told of them.

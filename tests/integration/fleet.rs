@@ -445,6 +445,17 @@ fn sentinels_tell_where_the_primary_is() {
     wait_for("a revocation", || (revoke(&one, "b")["propagated"] == true).then_some(()));
     refused(&two, "b");
     assert!(!passes(&two, "a"));
+    // The old primary comes back, and is told to follow; who starts now asks the Sentinel, too.
+    primary.begin();
+    wait_for("the old primary to follow", || primary.command(&["ROLE"]).contains("slave").then_some(()));
+    let three = start(&url, &upstream, "");
+    ["a", "b"].iter().for_each(|id| refused(&three, id));
+    assert_eq!(revoke(&three, "c")["propagated"], true);
+    refused(&one, "c");
+    wait_for("the old primary to have it", || {
+        (primary.command(&["XLEN", "{portcullis}:live"]) == replica.command(&["XLEN", "{portcullis}:live"]))
+            .then_some(())
+    });
 }
 
 #[test]

@@ -19,6 +19,8 @@ mod events;
 mod external;
 mod flask_story;
 mod fleet;
+mod fleet_cluster;
+mod fleet_loss;
 mod fleet_postgres;
 mod grpc;
 mod hostile;

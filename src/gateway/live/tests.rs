@@ -250,6 +250,7 @@ fn what_is_acknowledged_has_been_cut() {
         leeway_max: Duration::ZERO,
         seen: 0,
         known: false,
+        gateway: None,
         issuers: Vec::new(),
     })
     .unwrap();

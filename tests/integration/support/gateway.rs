@@ -347,6 +347,14 @@ impl Gateway {
         self.running = Some(Running::start(self.dir.path(), &self.environment, true));
     }
 
+    /// Like `restart`, where it need not get ready.
+    pub(crate) fn restart_unready(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.kill();
+        }
+        self.running = Some(Running::start(self.dir.path(), &self.environment, false));
+    }
+
     /// Like `restart`, where the program may rather end by itself.
     pub(crate) fn try_restart(&mut self) -> Result<(), Finished> {
         if let Some(running) = self.running.take() {

@@ -63,6 +63,10 @@ impl Redis {
         self.process.as_ref().expect("a running server").id()
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// `STOP` makes it a server that accepts and never answers.
     pub(crate) fn signal(&self, name: &str) {
         let killed = Command::new("kill").arg(format!("-{name}")).arg(self.process().to_string()).status();
