@@ -34,7 +34,8 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// An extension of a request that asks for an upgrade in HTTP/1.1: the way to its connection, for whoever answers 101.
+/// An extension of a request that asks for an upgrade in HTTP/1.1, or by CONNECT in HTTP/2: the way to its connection or
+/// stream, for whoever answers 101, or 200 there.
 #[derive(Clone)]
 pub struct Handover(Arc<Mutex<Option<Connection>>>);
 
@@ -43,7 +44,7 @@ type Connection = oneshot::Receiver<Box<dyn Duplex>>;
 /// The connection's end of a [`Handover`].
 pub struct Handing(oneshot::Sender<Box<dyn Duplex>>);
 
-/// Both ends of the way that a connection takes once a 101 has been written on it.
+/// Both ends of the way that a connection takes once a 101 has been written on it, or a stream after a 200.
 pub fn handover() -> (Handing, Handover) {
     let (give, take) = oneshot::channel();
     (Handing(give), Handover(Arc::new(Mutex::new(Some(take)))))

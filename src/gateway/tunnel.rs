@@ -13,11 +13,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use h2::ext::Protocol;
 use http::Request;
 use http_body::Body as _;
-use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,7 +23,7 @@ use super::frames::{self, Frames};
 use super::live::Cause;
 use super::parting::{First, Parting};
 use super::story::Ending;
-use crate::answer::{Body, Code, Duplex, Handover, Hold, Problem};
+use crate::answer::{Body, Code, Handover, Hold, Problem};
 use crate::route::Head;
 use crate::upstream::{self, Exchange};
 
@@ -51,26 +49,9 @@ pub(super) struct Tunnel {
 /// The client's side of a tunnel.
 pub(super) struct Client {
     /// Comes once the answer's head is written.
-    upgrade: Upgrade,
+    handover: Handover,
     /// Its place on a connection that it shares.
     hold: Option<Hold>,
-}
-
-/// The way to a client's bytes.
-enum Upgrade {
-    /// To its connection, which speaks HTTP/1.1.
-    Connection(Handover),
-    /// To its stream.
-    Stream(OnUpgrade),
-}
-
-impl Upgrade {
-    async fn take(self) -> Option<Box<dyn Duplex>> {
-        match self {
-            Self::Connection(handover) => handover.take().await,
-            Self::Stream(upgrade) => upgrade.await.ok().map(|stream| Box::new(TokioIo::new(stream)) as _),
-        }
-    }
 }
 
 /// The client's side, when its request asks for a WebSocket. One with a body is served without the upgrade, as are all
@@ -79,13 +60,11 @@ pub(super) fn asked_for(head: &Head, request: &mut Request<Body>) -> Option<Clie
     if !head.wants_websocket() || !request.body().is_end_stream() {
         return None;
     }
-    let upgrade = match request.extensions_mut().remove() {
-        Some(handover) => Upgrade::Connection(handover),
-        None => Upgrade::Stream(hyper::upgrade::on(&mut *request)),
-    };
-    // They speak of this connection: nothing of it goes on to the upstream.
-    request.extensions_mut().remove::<Protocol>();
-    Some(Client { upgrade, hold: request.extensions_mut().remove() })
+    let extensions = request.extensions_mut();
+    let handover = extensions.remove()?;
+    // It speaks of this connection: nothing of it goes on to the upstream.
+    extensions.remove::<Protocol>();
+    Some(Client { handover, hold: extensions.remove() })
 }
 
 /// The tunnel that the upstream has switched to.
@@ -133,8 +112,8 @@ impl Tunnel {
 
     /// Passes bytes until the tunnel ends, then ends the story.
     pub(super) async fn run(self, mut ending: Ending) {
-        let Client { upgrade, hold } = self.client;
-        let Some(client) = upgrade.take().await else { return };
+        let Client { handover, hold } = self.client;
+        let Some(client) = handover.take().await else { return };
         let idle = self.server.idle;
         let mut link = Link { client, server: self.server, up: Way::default(), down: Way::default() };
         let end = link.pass(idle, &mut ending, self.parting).await;

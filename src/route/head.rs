@@ -1,12 +1,12 @@
 //! The admitted view of a request: what everything after it believes of method, host, path and framing.
 
+use h2::ext::Protocol;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, SEC_WEBSOCKET_KEY,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use hyper::ext::Protocol;
 
 use crate::answer::{Code, Problem};
 

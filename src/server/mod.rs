@@ -5,7 +5,7 @@
 //!   judged, and a head becomes a request only when it is whole and good. In place of a bad one the [`Handler`] gets a
 //!   harmless stand-in and an `Err(Problem)`, so that a refusal is answered, logged and counted like every other one.
 //! * HTTP/2 frames its messages without doubt, so there the library's checks and those of the parsed head suffice;
-//!   floods are held off by its limits, and slow clients by ours.
+//!   floods are held off by its limits and ours, and slow clients by ours.
 //! * Every wait for a client has an end: head, body, idle, write, close.
 //! * A connection over the limit is told so, and holds nothing.
 //! * [`Drain`] ends what is idle at once, lets the rest finish, and cuts what does not.
@@ -13,10 +13,11 @@
 //! ```text
 //!   accept ── permit ── PROXY, TLS ── first bytes ─┬─ http1 (guard) ──┬─ Handler
 //!   listener            layers        connection   │                  │  gateway, admin
-//!                                                  └─ http2 (hyper) ──┘
+//!                                                  └─ http2 (h2) ─────┘
 //! ```
 
 mod connection;
+mod date;
 mod drain;
 mod guard;
 mod http1;

@@ -23,6 +23,7 @@ mod fleet_cluster;
 mod fleet_loss;
 mod fleet_postgres;
 mod grpc;
+mod hints;
 mod hostile;
 mod http2;
 mod keys;

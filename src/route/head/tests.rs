@@ -191,7 +191,7 @@ fn knows_a_websocket_over_http_2_by_its_protocol() {
     let admit = |version, protocol: Option<&'static str>| {
         let mut request = Request::builder().method("CONNECT").uri("https://a.test/ws?x").version(version);
         if let Some(protocol) = protocol {
-            request = request.extension(hyper::ext::Protocol::from_static(protocol));
+            request = request.extension(h2::ext::Protocol::from_static(protocol));
         }
         Head::admit(&request.body(()).unwrap(), PEER, &LIMITS)
     };

@@ -1,7 +1,5 @@
 //! The head of an answer, as it is written.
 
-use std::cell::Cell;
-
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
@@ -9,7 +7,7 @@ use hyper::ext::ReasonPhrase;
 
 use super::out::Coding;
 use crate::answer::Body;
-use crate::clock::{Clock as _, SystemClock, UnixTime};
+use crate::server::date;
 
 /// What of a request rules the form of its answer.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +73,7 @@ pub(super) fn head(out: &mut Vec<u8>, response: &Response<Body>, asked: Asked, c
         (false, false) => {}
     }
     if !dated {
-        date_line(out);
+        line(out, DATE.as_str(), &date::text());
     }
     out.extend_from_slice(b"\r\n");
     Follows { body: coding, close }
@@ -156,21 +154,6 @@ fn number_line(out: &mut Vec<u8>, mut length: u64) {
         }
     }
     line(out, CONTENT_LENGTH.as_str(), &digits[at..]);
-}
-
-/// `Date` is the same for a second, and long to write.
-fn date_line(out: &mut Vec<u8>) {
-    thread_local! {
-        static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
-    }
-    let now = SystemClock.now();
-    let (mut second, mut text) = LAST.get();
-    if second != now.secs() {
-        second = now.secs();
-        text = UnixTime::from_secs(second).http_date();
-        LAST.set((second, text));
-    }
-    line(out, DATE.as_str(), &text);
 }
 
 #[cfg(test)]
