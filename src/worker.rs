@@ -57,6 +57,33 @@ pub fn leave_a_core() {
     }
 }
 
+/// Long work in small pieces. The system lets a thread that computes go on for more than a millisecond before another one gets
+/// its processor, whatever the niceness of both: too long for a request. So the work rests by itself, long before.
+#[derive(Debug)]
+pub struct Pace {
+    since: Instant,
+    rest: u32,
+}
+
+impl Pace {
+    /// Work without a rest.
+    const WORK: Duration = Duration::from_micros(30);
+
+    /// Rests are `rest` times as long as the work before.
+    pub fn new(rest: u32) -> Self {
+        Self { since: Instant::now(), rest }
+    }
+
+    /// Between two pieces of work: rests when it is time to.
+    pub fn rest(&mut self) {
+        let worked = self.since.elapsed();
+        if worked >= Self::WORK {
+            thread::sleep(worked * self.rest);
+            self.since = Instant::now();
+        }
+    }
+}
+
 /// Where connections are carried. A clone shares the threads and their counts.
 #[derive(Clone, Debug)]
 pub struct Workers(Arc<[Worker]>);

@@ -28,6 +28,10 @@ use super::table::{
 const LANES: usize = 8;
 /// Looks at a shard that is being written before the thread gives way: its writer may be waiting for this processor.
 const LOOKS: u32 = 64;
+/// Slots of a shard that are copied at a time: some ten microseconds.
+const PIECE: usize = 512;
+/// Copies of a shard that are made in vain, since it was written to meanwhile, before its writer is kept waiting.
+const COPIES: usize = 8;
 
 /// Which of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,12 +177,42 @@ impl Absolutes {
         self.counts[which as usize].fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// The entries of one shard, in the order of their hash. Whoever writes waits while they are copied; readers do
-    /// not.
-    pub(super) fn shard(&self, which: Which, index: usize) -> Vec<(SelectorKey, u32)> {
-        let writing = self.write();
+    /// The entries of one shard, in the order of their hash, as of one moment. Nobody waits while they are copied, however
+    /// often `pause` rests between pieces of them.
+    pub(super) fn shard(
+        &self,
+        which: Which,
+        index: usize,
+        mut pause: impl FnMut(),
+    ) -> Vec<(SelectorKey, u32)> {
         let shard = self.shard_at(which, index);
-        let mut entries = Vec::with_capacity(writing.lens[shard] as usize);
+        let version = &self.versions[shard];
+        let mut entries = Vec::new();
+        for _ in 0..COPIES {
+            let (table, count) = {
+                let writing = self.write();
+                (Table::clone(&writing.tables[shard]), writing.lens[shard] as usize)
+            };
+            // A table that another one has taken the place of meanwhile is not written to any more.
+            let before = version.load(Ordering::Acquire);
+            if before % 2 == 1 {
+                pause();
+                continue;
+            }
+            entries.clear();
+            entries.reserve(count);
+            for piece in slots(&table).chunks(PIECE) {
+                entries.extend(piece.iter().map(read).filter(|(_, expires)| *expires > 0));
+                pause();
+            }
+            // What was read stays before the second look at the version.
+            fence(Ordering::Acquire);
+            if version.load(Ordering::Relaxed) == before {
+                return entries;
+            }
+        }
+        let writing = self.write();
+        entries.clear();
         entries.extend(slots(&writing.tables[shard]).iter().map(read).filter(|(_, expires)| *expires > 0));
         entries
     }
@@ -205,15 +239,23 @@ impl Absolutes {
         self.exchange(&mut writing, shard, table);
     }
 
-    /// Drops what has expired before `before` from one shard: it gets a new table without.
-    pub(super) fn sweep(&self, which: Which, index: usize, before: u32) -> usize {
+    /// Drops what has expired before `before` from one shard: it gets a new table without. Whoever writes waits for that,
+    /// but not while it is found out whether there is anything to drop.
+    pub(super) fn sweep(&self, which: Which, index: usize, before: u32, mut pause: impl FnMut()) -> usize {
         let shard = self.shard_at(which, index);
-        let mut writing = self.write();
-        let had = slots(&writing.tables[shard]);
         let has_expired = |(_, at): &(SelectorKey, u32)| *at > 0 && *at < before;
-        if !had.iter().map(read).any(|entry| has_expired(&entry)) {
+        let looked_at = Table::clone(&self.write().tables[shard]);
+        // What a writer moves meanwhile may be missed, and is found the next time.
+        let found = slots(&looked_at).chunks(PIECE).any(|piece| {
+            pause();
+            piece.iter().map(read).any(|entry| has_expired(&entry))
+        });
+        drop(looked_at);
+        if !found {
             return 0;
         }
+        let mut writing = self.write();
+        let had = slots(&writing.tables[shard]);
         let mut left = Vec::with_capacity(writing.lens[shard] as usize);
         left.extend(had.iter().map(read).filter(|entry| entry.1 > 0 && !has_expired(entry)));
         // Not smaller at once, or it would grow again with the next entries.
@@ -302,7 +344,7 @@ fn own_lane() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, HashSet};
     use std::sync::atomic::AtomicBool;
 
     use super::super::sim::Random;
@@ -375,7 +417,8 @@ mod tests {
                     }
                     _ => {
                         let before = at / 10;
-                        let dropped: usize = (0..2).map(|shard| maps.sweep(which, shard, before)).sum();
+                        let dropped: usize =
+                            (0..2).map(|shard| maps.sweep(which, shard, before, || {})).sum();
                         let had = model.len();
                         model.retain(|_, at| *at >= before);
                         assert_eq!(dropped, had - model.len());
@@ -386,7 +429,7 @@ mod tests {
                 let view = maps.view();
                 known.iter().for_each(|key| assert_eq!(view.get(which, key), model.get(key).copied()));
                 drop(view);
-                let shards: Vec<_> = (0..2).map(|shard| maps.shard(which, shard)).collect();
+                let shards: Vec<_> = (0..2).map(|shard| maps.shard(which, shard, || {})).collect();
                 let order = |(key, _): &(SelectorKey, u32)| MIX.hash(key) as u32;
                 assert!(shards.iter().all(|shard| shard.is_sorted_by_key(order)));
                 assert_eq!(shards.concat().into_iter().collect::<BTreeMap<_, _>>(), *model);
@@ -405,7 +448,7 @@ mod tests {
         crowd.iter().for_each(|key| maps.raise(Which::Tokens, *key, 7));
         let copied = Absolutes::new(2, MIX);
         (0..2).for_each(|shard| {
-            copied.load(Which::Tokens, shard, maps.shard(Which::Tokens, shard).into_iter())
+            copied.load(Which::Tokens, shard, maps.shard(Which::Tokens, shard, || {}).into_iter())
         });
         for maps in [maps, copied] {
             assert!(crowd.iter().all(|key| maps.view().get(Which::Tokens, key) == Some(7)));
@@ -433,10 +476,41 @@ mod tests {
             for round in 0..40 {
                 go.iter().for_each(|key| maps.raise(Which::Tokens, *key, 3));
                 go[round..].iter().for_each(|key| maps.lift(Which::Tokens, key));
-                (0..2).for_each(|shard| _ = maps.sweep(Which::Tokens, shard, 5));
+                (0..2).for_each(|shard| _ = maps.sweep(Which::Tokens, shard, 5, || {}));
             }
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(maps.count(Which::Tokens), 400);
+    }
+
+    #[test]
+    fn a_copy_of_a_shard_is_as_of_one_moment_while_its_entries_are_moved() {
+        let maps = Absolutes::new(2, MIX);
+        let mut random = Random(6);
+        let (stay, go): (Vec<_>, Vec<_>) = (0..700).map(|_| (key(&mut random), key(&mut random))).unzip();
+        stay.iter().for_each(|key| maps.raise(Which::Tokens, *key, 7));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let copies = scope.spawn(|| {
+                let mut copies = 0;
+                while !done.load(Ordering::Relaxed) || copies == 0 {
+                    let rest = || std::thread::yield_now();
+                    let all: Vec<_> =
+                        (0..2).flat_map(|shard| maps.shard(Which::Tokens, shard, rest)).collect();
+                    let keys: HashSet<_> = all.iter().map(|(key, _)| key.0).collect();
+                    assert_eq!(keys.len(), all.len(), "each once");
+                    assert!(stay.iter().all(|key| keys.contains(&key.0)), "none is missing");
+                    copies += 1;
+                }
+                copies
+            });
+            for round in 0..60 {
+                go.iter().for_each(|key| maps.raise(Which::Tokens, *key, 3));
+                go[round..].iter().for_each(|key| maps.lift(Which::Tokens, key));
+                (0..2).for_each(|shard| _ = maps.sweep(Which::Tokens, shard, 5, || {}));
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(copies.join().unwrap() > 0);
+        });
     }
 }

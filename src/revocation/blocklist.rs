@@ -166,7 +166,7 @@ impl Blocklist {
     pub fn state_shard(&self, index: usize) -> Vec<Standing> {
         let absolute = |kind: Kind| {
             let number = kind.number();
-            let entries = self.absolute_shard(&kind, index).into_iter();
+            let entries = self.absolute_shard(&kind, index, || {}).into_iter();
             entries.map(move |(key, expires)| Standing { kind: number, key, expires, issued_before: None })
         };
         let mut entries: Vec<_> = absolute(Kind::Token).chain(absolute(Kind::Session)).collect();
@@ -289,12 +289,12 @@ impl Blocklist {
         }
     }
 
-    /// Drops what has expired before `before` from the shard `index` of each map. Returns how many entries went.
-    pub(super) fn sweep(&self, index: usize, before: UnixTime) -> usize {
+    /// Drops what has expired before `before` from the shard `index` of each map, resting by `pause`. Returns how many
+    /// entries went.
+    pub(super) fn sweep(&self, index: usize, before: UnixTime, mut pause: impl FnMut()) -> usize {
         let before = u32::try_from(before.secs()).unwrap_or(u32::MAX);
-        let absolutes = &self.absolutes;
-        let mut dropped =
-            absolutes.sweep(Which::Tokens, index, before) + absolutes.sweep(Which::Sessions, index, before);
+        let absolutes = [Which::Tokens, Which::Sessions].into_iter();
+        let mut dropped = absolutes.map(|which| self.absolutes.sweep(which, index, before, &mut pause)).sum();
         if index < self.cutoffs.shards() {
             dropped += self.cutoffs.sweep(index, before);
         }
@@ -314,9 +314,14 @@ impl Blocklist {
         self.mix
     }
 
-    /// The entries of one shard of the tokens or sessions.
-    pub(super) fn absolute_shard(&self, kind: &Kind, index: usize) -> Vec<(SelectorKey, u32)> {
-        self.absolutes.shard(which(kind), index)
+    /// The entries of one shard of the tokens or sessions, copied with rests by `pause`.
+    pub(super) fn absolute_shard(
+        &self,
+        kind: &Kind,
+        index: usize,
+        pause: impl FnMut(),
+    ) -> Vec<(SelectorKey, u32)> {
+        self.absolutes.shard(which(kind), index, pause)
     }
 
     /// The entries of one shard of the cutoffs.
@@ -490,7 +495,7 @@ mod tests {
         let expiry = token.expires_at;
         put(&list, &token);
         put(&list, &subject);
-        let sweep = |before| (0..list.shards()).map(|shard| list.sweep(shard, before)).sum::<usize>();
+        let sweep = |before| (0..list.shards()).map(|shard| list.sweep(shard, before, || {})).sum::<usize>();
         assert_eq!(sweep(expiry), 0, "not in the second of its expiry");
         // A clock that has jumped back sweeps less, and checks do not ask it at all.
         assert_eq!(sweep(UnixTime::ZERO), 0);
@@ -509,7 +514,7 @@ mod tests {
         }
         let full = list.memory_bytes();
         (0..list.shards()).for_each(|shard| {
-            list.sweep(shard, NOON.plus(Duration::from_secs(1)));
+            list.sweep(shard, NOON.plus(Duration::from_secs(1)), || {});
         });
         assert_eq!(list.counts().token, 200);
         assert!(list.memory_bytes() < full / 2);
@@ -523,7 +528,7 @@ mod tests {
         let list = list();
         put(&list, &Revocation { expires_at: UnixTime::from_millis(u64::MAX), ..revoke(Kind::Session, "s") });
         (0..list.shards()).for_each(|shard| {
-            list.sweep(shard, UnixTime::from_millis(u64::MAX));
+            list.sweep(shard, UnixTime::from_millis(u64::MAX), || {});
         });
         assert_eq!(list.check(&keys(NOON)), Some(Hit::Session));
     }
@@ -548,10 +553,10 @@ mod tests {
                 let shards = list.shards();
                 let mut shard = 0;
                 while !writer.is_finished() {
-                    list.sweep(shard % shards, NOON);
+                    list.sweep(shard % shards, NOON, || {});
                     shard += 1;
                 }
-                list.sweep(0, NOON);
+                list.sweep(0, NOON, || {});
             });
             scope.spawn(|| {
                 let (token, mut subject) = (keys(NOON), keys(UnixTime::ZERO));
@@ -563,9 +568,10 @@ mod tests {
             });
         });
         (0..list.shards()).for_each(|shard| {
-            list.sweep(shard, NOON);
+            list.sweep(shard, NOON, || {});
         });
-        let found: usize = (0..list.shards()).map(|i| list.absolute_shard(&Kind::Token, i).len()).sum();
+        let found: usize =
+            (0..list.shards()).map(|i| list.absolute_shard(&Kind::Token, i, || {}).len()).sum();
         assert_eq!(list.counts().token, found as u64, "the counter is the truth");
     }
 

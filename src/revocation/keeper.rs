@@ -14,7 +14,7 @@ use super::shared::Shared;
 use super::snapshot;
 use super::{SnapshotError, SnapshotReport};
 use crate::clock::UnixTime;
-use crate::worker;
+use crate::worker::{self, Pace};
 
 /// Snapshots kept.
 const GENERATIONS: usize = 2;
@@ -29,6 +29,9 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// Housekeeping has all the time in the world: a tenth of what a thread gets that serves requests.
 const NICENESS: i32 = 10;
+
+/// Its rests are so many times as long as its work: a fifth of a core at most.
+pub(super) const REST: u32 = 4;
 
 /// How long a snapshot waits for the audit trail to be on disk.
 const TRAIL_PATIENCE: Duration = Duration::from_secs(1);
@@ -233,8 +236,9 @@ impl Keeper {
         let before = self.patience.now(self.shared.clock.now(), Instant::now());
         let before = before.minus(self.shared.pace().leeway_max).minus(GRACE);
         let shards = self.shared.blocklist.shards();
+        let mut pace = Pace::new(REST);
         for _ in 0..shards.div_ceil(SWEEP_ROUNDS) {
-            self.shared.blocklist.sweep(self.next_shard, before);
+            self.shared.blocklist.sweep(self.next_shard, before, || pace.rest());
             self.next_shard = (self.next_shard + 1) % shards;
         }
     }

@@ -10,15 +10,16 @@ use super::cutoffs::Cutoff;
 use super::disk::{Disk, File};
 use super::error::{Damage, OpenError};
 use super::files::snapshot_name;
+use super::keeper::REST;
 use super::mix::Mix;
-use super::pace::Pace;
 use super::record::{Bad, GatewayId, Place, Reader, Salt};
 use super::snapshot::{
-    ABSOLUTE_BYTES, BLOCK_HEAD_BYTES, CUTOFF_BYTES, END_BYTES, HEAD_BYTES, LISTING_BYTES, Listing, Summary,
-    VERSION, block_crc,
+    ABSOLUTE_BYTES, BLOCK_HEAD_BYTES, CUTOFF_BYTES, END_BYTES, HEAD_BYTES, LISTING_BYTES, Listing,
+    PIECE_BYTES, Summary, VERSION, block_crc,
 };
 use super::{Kind, SelectorKey};
 use crate::clock::UnixTime;
+use crate::worker::Pace;
 
 /// A snapshot whose head, end and directory are good.
 pub(super) struct Snapshot {
@@ -131,10 +132,12 @@ impl Snapshot {
                 let (next, error, found, blocklist) = (&next, &error, &found, blocklist.as_ref());
                 scope.spawn(move || {
                     // Read back by one thread while requests go on; a start and `verify` have more, and are in a hurry.
-                    let mut pace = (!load && threads == 1).then(Pace::new);
+                    let mut pace = (!load && threads == 1).then(|| Pace::new(REST));
                     let mut progress = Progress::new(thread == 0, self.listings.len());
+                    let mut bytes = Vec::new();
                     while let Some(listing) = self.listings.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match self.block(listing, blocklist) {
+                        let rest = || pace.as_mut().map_or((), Pace::rest);
+                        match self.block(listing, blocklist, &mut bytes, rest) {
                             Ok(()) => found[usize::from(listing.kind)]
                                 .fetch_add(listing.count.into(), Ordering::Relaxed),
                             Err(why) => {
@@ -143,9 +146,6 @@ impl Snapshot {
                             }
                         };
                         progress.show(next.load(Ordering::Relaxed));
-                        if let Some(pace) = &mut pace {
-                            pace.rest();
-                        }
                     }
                 });
             }
@@ -162,12 +162,23 @@ impl Snapshot {
         }
     }
 
-    fn block(&self, listing: &Listing, blocklist: Option<&Blocklist>) -> Result<(), OpenError> {
-        let mut bytes = vec![0; BLOCK_HEAD_BYTES + listing.body_bytes().min(self.summary.bytes as usize)];
-        let count = self
-            .file
-            .read_at(listing.offset, &mut bytes)
-            .map_err(OpenError::io(format!("read {}", self.path.display())))?;
+    /// Reads one block into `bytes`, which is there to be used again, and checks it; resting by `rest` between pieces.
+    fn block(
+        &self,
+        listing: &Listing,
+        blocklist: Option<&Blocklist>,
+        bytes: &mut Vec<u8>,
+        mut rest: impl FnMut(),
+    ) -> Result<(), OpenError> {
+        bytes.resize(BLOCK_HEAD_BYTES + listing.body_bytes().min(self.summary.bytes as usize), 0);
+        let mut count = 0;
+        for piece in bytes.chunks_mut(PIECE_BYTES) {
+            count += self
+                .file
+                .read_at(listing.offset + count as u64, piece)
+                .map_err(OpenError::io(format!("read {}", self.path.display())))?;
+            rest();
+        }
         if count != BLOCK_HEAD_BYTES + listing.body_bytes() {
             return Err(self.damaged(listing.offset, "the snapshot is cut short"));
         }

@@ -34,7 +34,6 @@ mod mix;
 #[cfg(test)]
 mod model;
 mod open;
-mod pace;
 mod queue;
 mod record;
 mod recovery;

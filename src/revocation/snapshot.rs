@@ -26,9 +26,10 @@ use super::Kind;
 use super::blocklist::Blocklist;
 use super::disk::{Disk, File};
 use super::files::{snapshot_name, unfinished};
-use super::pace::Pace;
+use super::keeper::REST;
 use super::record::{GatewayId, Place, Salt, random};
 use crate::clock::UnixTime;
+use crate::worker::Pace;
 
 pub(super) const VERSION: u16 = 1;
 pub(super) const HEAD_BYTES: usize = 128;
@@ -37,8 +38,11 @@ pub(super) const LISTING_BYTES: usize = 24;
 pub(super) const END_BYTES: usize = 64;
 pub(super) const ABSOLUTE_BYTES: usize = 20;
 pub(super) const CUTOFF_BYTES: usize = 32;
+/// Written at once: some ten microseconds of work for the system, which nothing interrupts.
+pub(super) const PIECE_BYTES: usize = 32 << 10;
 /// A snapshot is synced piece by piece: one large sync at the end would make the log's next one wait for it.
-const SYNC_BYTES: u64 = 32 << 20;
+const SYNC_BYTES: u64 = 8 << 20;
+
 /// What a snapshot says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Summary {
@@ -139,14 +143,14 @@ impl Writer {
             Summary { position, taken_at, gateway, tokens: 0, sessions: 0, cutoffs: 0, bytes: 0, place };
         let file = disk.create(name)?;
         let listings = Vec::new();
-        Ok(Self { file, salt, out: head, offset: 0, synced: 0, listings, summary, pace: Pace::new() })
+        Ok(Self { file, salt, out: head, offset: 0, synced: 0, listings, summary, pace: Pace::new(REST) })
     }
 
     fn run(mut self, blocklist: &Blocklist) -> io::Result<Summary> {
         for (number, kind) in [(1, Kind::Token), (2, Kind::Session)] {
             for shard in 0..blocklist.shards() {
-                let count = self.block(number, shard, |out| {
-                    for (key, expires) in blocklist.absolute_shard(&kind, shard) {
+                let count = self.block(number, shard, |out, pace| {
+                    for (key, expires) in blocklist.absolute_shard(&kind, shard, || pace.rest()) {
                         out.extend_from_slice(&key.to_bytes());
                         out.extend_from_slice(&expires.to_le_bytes());
                     }
@@ -155,7 +159,7 @@ impl Writer {
             }
         }
         for shard in 0..blocklist.cutoff_shards() {
-            self.summary.cutoffs += self.block(3, shard, |out| {
+            self.summary.cutoffs += self.block(3, shard, |out, _| {
                 for (key, cutoff) in blocklist.cutoff_shard(shard) {
                     out.extend_from_slice(&key.to_bytes());
                     out.extend_from_slice(&cutoff.issued_before.millis().to_le_bytes());
@@ -168,10 +172,15 @@ impl Writer {
     }
 
     /// Writes one block, and returns how many entries it has.
-    fn block(&mut self, kind: u8, shard: usize, fill: impl FnOnce(&mut Vec<u8>)) -> io::Result<u64> {
+    fn block(
+        &mut self,
+        kind: u8,
+        shard: usize,
+        fill: impl FnOnce(&mut Vec<u8>, &mut Pace),
+    ) -> io::Result<u64> {
         let start = self.out.len();
         self.out.resize(start + BLOCK_HEAD_BYTES, 0);
-        fill(&mut self.out);
+        fill(&mut self.out, &mut self.pace);
         let shard = u32::try_from(shard).expect("few shards");
         let mut listing = Listing { offset: self.offset + start as u64, kind, shard, count: 0 };
         let body = self.out.len() - start - BLOCK_HEAD_BYTES;
@@ -186,15 +195,18 @@ impl Writer {
         let crc = block_crc(&self.salt, &self.out[start..start + 12], &self.out[start + BLOCK_HEAD_BYTES..]);
         self.out[start + 12..start + 16].copy_from_slice(&crc.to_le_bytes());
         self.listings.push(listing);
-        if self.out.len() >= 1 << 20 {
+        self.pace.rest();
+        if self.out.len() >= PIECE_BYTES {
             self.flush()?;
         }
-        self.pace.rest();
         Ok(listing.count.into())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.append(&self.out)?;
+        for piece in self.out.chunks(PIECE_BYTES) {
+            self.file.append(piece)?;
+            self.pace.rest();
+        }
         self.offset += self.out.len() as u64;
         self.out.clear();
         if self.offset - self.synced >= SYNC_BYTES {

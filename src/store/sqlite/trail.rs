@@ -4,6 +4,7 @@ use rusqlite::{Connection, Row, named_params, params};
 
 use super::{Sqlite, integer, maybe_time, millis, number, time};
 use crate::store::{Answer, Trail, TrailEntry, TrailFilter};
+use crate::worker::Pace;
 
 impl Trail for Sqlite {
     fn trail_position(&self) -> Answer<'_, u64> {
@@ -44,7 +45,11 @@ fn position(connection: &Connection, gateway: i64) -> rusqlite::Result<u64> {
         .query_row(params![gateway], |row| number(row, "trail_position"))
 }
 
-/// Entries and position in one transaction: after a crash, what is fed again is passed over.
+/// So many entries come a moment later if the one who writes them rests in between.
+const UNHURRIED: usize = 512;
+
+/// Entries and position in one transaction: after a crash, what is fed again is passed over. A few are written with rests, and
+/// requests go first; many are all that matters by then.
 fn append(connection: &Connection, gateway: i64, entries: &[TrailEntry]) -> rusqlite::Result<()> {
     let position = position(connection, gateway)?;
     let Some(last) = entries.last().filter(|last| last.sequence > position) else { return Ok(()) };
@@ -53,7 +58,9 @@ fn append(connection: &Connection, gateway: i64, entries: &[TrailEntry]) -> rusq
                             address, at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
+    let mut pace = Pace::new(u32::from(entries.len() <= UNHURRIED));
     for entry in entries.iter().filter(|entry| entry.sequence > position) {
+        pace.rest();
         insert.execute(params![
             gateway,
             integer(entry.sequence),
