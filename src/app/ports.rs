@@ -1,5 +1,6 @@
 //! Where rooms that do not know each other are put together.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +27,15 @@ use crate::token::{Claims, Possession, Proof, TokenType, VerifiedToken, VerifyEr
 pub(super) struct GatewayHandler(pub(super) AtDoor);
 
 impl Handler for GatewayHandler {
-    async fn handle(
+    // Not `async`: each layer of that would copy the request twice.
+    fn handle(
         &self,
         peer: Peer,
         verdict: Result<HeadFacts, Problem>,
         request: Request<Body>,
         interim: &Interim,
-    ) -> Response<Body> {
-        self.0.serve(peer, verdict.map(|_| ()), request, interim).await
+    ) -> impl Future<Output = Response<Body>> + Send {
+        self.0.serve(peer, verdict.map(|_| ()), request, interim)
     }
 }
 

@@ -18,6 +18,7 @@ mod story;
 mod tunnel;
 pub mod watermark;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,14 +61,14 @@ pub struct AtDoor {
 impl AtDoor {
     /// The answer to one request; it counts and logs itself when its body has been sent or given up. `verdict` is
     /// what the raw bytes of the head were judged; `interim` takes what the upstream says before its answer.
-    pub async fn serve(
+    pub fn serve(
         &self,
         peer: Peer,
         verdict: Result<(), Problem>,
         request: Request<Body>,
         interim: &Interim,
-    ) -> Response<Body> {
-        self.gateway.serve(peer, verdict, request, interim, &self.partings).await
+    ) -> impl Future<Output = Response<Body>> + Send {
+        self.gateway.serve(peer, verdict, request, interim, &self.partings)
     }
 }
 
@@ -135,7 +136,7 @@ impl Gateway {
         let reached = watermark::reach(request.headers_mut(), &gateway.log).await; // 400 503
         let tells = matches!(reached, Ok(true));
         let verdict = verdict.and(reached.map(|_| ()));
-        let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, request, interim).await;
+        let answered = gateway.answer(&setup, &mut story, &id, peer, verdict, &mut request, interim).await;
         let mut response = answered.unwrap_or_else(|stop| respond::to(stop, &setup, &mut story));
         if let Some(tunnel) = &mut story.tunnel {
             tunnel.ends_with(partings);
@@ -147,6 +148,11 @@ impl Gateway {
     }
 }
 
+/// A request out of where it waits: it is large, so it goes from hand to hand by reference as long as it can.
+fn taken(request: &mut Request<Body>) -> Request<Body> {
+    std::mem::replace(request, Request::new(Body::empty()))
+}
+
 impl Inner {
     #[allow(clippy::too_many_arguments, reason = "a request, what is known of it, and the ways out")]
     async fn answer(
@@ -156,15 +162,15 @@ impl Inner {
         id: &RequestId,
         peer: Peer,
         verdict: Result<(), Problem>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         interim: &Interim,
     ) -> Result<Response<Body>, Stop> {
         verdict?; // 400 405 408 414 431, judged on the raw bytes
         let now = story.at;
-        let head = Head::admit(&request, peer.clone(), &setup.limits)?; // the same, on what the parser made of them
+        let head = Head::admit(request, peer.clone(), &setup.limits)?; // the same, on what the parser made of them
         story.admitted(&head);
 
-        let asked = policy::preflight(&head, &request);
+        let asked = policy::preflight(&head, request);
         if setup.endpoints.matches(head.path(), head.host()) {
             story.at_endpoint(setup);
             tunnel::no_tunnel::<()>(&head, Code::InvalidRequest)?; // 400
@@ -173,7 +179,7 @@ impl Inner {
             {
                 return Ok(answer);
             }
-            return Ok(self.control.run(setup.endpoint(peer, id, &head, request)).await?); // 503
+            return Ok(self.control.run(setup.endpoint(peer, id, &head, taken(request))).await?); // 503
         }
         let found = policy::find(setup, &head, asked.as_ref())?; // 404 405
         story.routed(setup, found.route);
@@ -193,9 +199,9 @@ impl Inner {
         let permit = policy::decide(setup, &found, evidence, asked.as_ref(), seen, &self.blocklist, story)?; // 401 403 429
         story.permitted(&permit, &self.metrics);
 
-        let client = tunnel::asked_for(&head, &mut request);
+        let client = tunnel::asked_for(&head, request);
         gather::hand_over(setup, &permit, request.headers_mut());
-        let (parts, body) = request.into_parts();
+        let (parts, body) = taken(request).into_parts();
         let outbound = setup.outbound(&head, &found, &permit, id, client.is_some());
         let (parts, lines) = forward::request(parts, &outbound)?;
         let body = respond::limited(body, &head, found.route);

@@ -25,7 +25,7 @@ use crate::route::{Authority, Head, Peer};
 use crate::telemetry::{AccessLog, Metrics, Record, RouteMetrics};
 use crate::upstream::Served;
 
-/// Filled in while the request lives.
+/// Filled in while the request lives; large, hence boxed.
 pub(super) struct Story {
     pub(super) at: UnixTime,
     pub(super) request_id: RequestId,
@@ -68,10 +68,10 @@ impl Story {
         id: &RequestId,
         at: UnixTime,
         began: Instant,
-    ) -> Self {
+    ) -> Box<Self> {
         let log = setup.access_log.clone();
         let told_of = |headers: &HeaderMap| headers.get(USER_AGENT).filter(|_| log.is_on()).cloned();
-        Self {
+        Box::new(Self {
             at,
             request_id: id.clone(),
             method: request.method().clone(),
@@ -93,7 +93,7 @@ impl Story {
             status: StatusCode::OK,
             code: None,
             shadowed: None,
-        }
+        })
     }
 
     /// As admitted, or as sent where it was not.
@@ -142,7 +142,7 @@ impl Story {
 
     /// The response with its id, and with the story's end tied to the end of its body.
     pub(super) fn told(
-        mut self,
+        mut self: Box<Self>,
         mut response: Response<Body>,
         setup: &Setup,
         metrics: &Metrics,
@@ -218,7 +218,7 @@ impl Story {
 
 /// The end of a story, tied to what the client still gets; dropping it tells it.
 pub(super) struct Ending {
-    story: Story,
+    story: Box<Story>,
     /// Sent so far.
     pub(super) bytes: u64,
     /// Nothing is missing.

@@ -170,7 +170,7 @@ async fn probe(target: &Target, settings: &settings::Health) -> bool {
     headers.insert(HOST, target.host.clone());
     headers.insert(USER_AGENT, HeaderValue::from_static("portcullis-health"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    target.probe(request).await.is_some_and(|status| status.is_success() || status.is_redirection())
+    target.probe(Box::new(request)).await.is_some_and(|status| status.is_success() || status.is_redirection())
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl Upstreams {
                 Err(failed) => failed,
             };
             match failed.unsent {
-                Some(unsent) if retries > 0 => request = *unsent,
+                Some(unsent) if retries > 0 => request = unsent,
                 _ => return Err(failed.error),
             }
             retries -= 1;

@@ -10,7 +10,7 @@ use crate::answer::Body;
 use super::upload::Outgoing;
 
 /// The request as HTTP/1.1 with an origin-form target and a framing that fits its body.
-pub(super) fn outgoing(request: Request<Body>) -> Request<Outgoing> {
+pub(super) fn outgoing(request: Request<Body>) -> Box<Request<Outgoing>> {
     let (mut head, body) = request.into_parts();
     head.version = Version::HTTP_11;
     if head.uri.scheme().is_some() || head.uri.authority().is_some() {
@@ -38,7 +38,7 @@ pub(super) fn outgoing(request: Request<Body>) -> Request<Outgoing> {
         // hyper would send a GET without its body otherwise.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    Request::from_parts(head, Outgoing::new(body))
+    Box::new(Request::from_parts(head, Outgoing::new(body)))
 }
 
 /// For a target that speaks HTTP/1.1, whatever it was made ready for before. `Host` is required (RFC 9112 §3.2); the

@@ -108,12 +108,12 @@ impl Target {
     }
 
     /// The status of the answer to one request on a connection of its own; `None` without one.
-    pub(super) async fn probe(&self, mut request: Request<Outgoing>) -> Option<StatusCode> {
+    pub(super) async fn probe(&self, mut request: Box<Request<Outgoing>>) -> Option<StatusCode> {
         let open = &self.counts.open;
         if self.channels.is_some() {
             request::to_http2(&mut request, &self.scheme, &self.host);
             let place = Channels::alone(&self.connector, open).await.ok()?;
-            return Some(place.send(request, None).await.ok()?.status());
+            return Some(place.send(*request, None).await.ok()?.status());
         }
         let mut wire = Wire::open(&self.connector, open).await.ok()?;
         Some(wire.send(request, Manner::default()).await.ok()?.0.status)
@@ -124,7 +124,7 @@ impl Target {
     /// byte in return does so too if it may be repeated (RFC 9110 §9.2.2) and `retries` allows it.
     pub(super) async fn attempt(
         self: &Arc<Self>,
-        mut request: Request<Outgoing>,
+        mut request: Box<Request<Outgoing>>,
         manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
@@ -134,7 +134,7 @@ impl Target {
         if let Some(channels) = &self.channels {
             if request.headers().contains_key(UPGRADE) {
                 return self
-                    .attempt_websocket(channels, request, manner.timeout, retries, slot, ticket)
+                    .attempt_websocket(channels, *request, manner.timeout, retries, slot, ticket)
                     .await;
             }
             request::to_http2(&mut request, &self.scheme, &self.host);
@@ -147,7 +147,7 @@ impl Target {
     pub(super) async fn attempt_http1(
         self: &Arc<Self>,
         fresh: Option<(Wire, Duration)>,
-        mut request: Request<Outgoing>,
+        mut request: Box<Request<Outgoing>>,
         manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
@@ -165,7 +165,7 @@ impl Target {
                 Some(open) => open,
                 None => match self.connect().await {
                     Ok((wire, took)) => (wire, Some(took)),
-                    Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
+                    Err(error) => return Err(Failed { error, unsent: Some(request) }),
                 },
             };
             let lost = match wire.send(request, manner).await {
@@ -188,12 +188,12 @@ impl Target {
             match lost {
                 // It ended while it was idle: the next one of those, or a new one.
                 Lost::Unsent(again, _) if reused => {
-                    request = *again;
+                    request = again;
                     open = self.pool.take().map(|wire| (wire, None));
                 }
                 Lost::Silent(Some(again), _) if reused && *retries > 0 => {
                     *retries -= 1;
-                    request = *again;
+                    request = again;
                 }
                 lost => return Err(self.lost(lost, reused, wire.spoke())),
             }
@@ -204,7 +204,7 @@ impl Target {
     pub(super) async fn attempt_http2(
         self: &Arc<Self>,
         channels: &Channels,
-        mut request: Request<Outgoing>,
+        mut request: Box<Request<Outgoing>>,
         timeout: Option<Duration>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
@@ -223,11 +223,11 @@ impl Target {
                         let took = (!place.reused).then_some(took);
                         (place, took)
                     }
-                    Err(error) => return Err(Failed { error, unsent: Some(Box::new(request)) }),
+                    Err(error) => return Err(Failed { error, unsent: Some(request) }),
                 },
             };
             let reused = place.reused;
-            let lost = match place.send(request, timeout).await {
+            let lost = match place.send(*request, timeout).await {
                 Ok(response) => {
                     let (mut head, body) = response.into_parts();
                     if let Err(fault) = response::check(&mut head, false) {
@@ -244,14 +244,14 @@ impl Target {
             };
             drop(place);
             match lost {
-                Lost::Unsent(again, _) if reused && std::mem::take(&mut spare) => request = *again,
+                Lost::Unsent(again, _) if reused && std::mem::take(&mut spare) => request = again,
                 Lost::Unsent(again, _) if reused && *retries > 0 => {
                     *retries -= 1;
-                    request = *again;
+                    request = again;
                 }
                 Lost::Silent(Some(again), _) if reused && *retries > 0 => {
                     *retries -= 1;
-                    request = *again;
+                    request = again;
                 }
                 lost => return Err(self.lost(lost, reused, false)),
             }

@@ -116,7 +116,7 @@ impl Target {
                     Some(wire) => {
                         // What speaks HTTP/2 was given all fields in one map.
                         let manner = Manner { timeout, ..Manner::default() };
-                        self.attempt_http1(Some(wire), request, manner, retries, slot, ticket).await
+                        self.attempt_http1(Some(wire), Box::new(request), manner, retries, slot, ticket).await
                     }
                     None => self.attempt_plain(channels, request, timeout, retries, slot, ticket).await,
                 };
@@ -185,7 +185,7 @@ impl Target {
             request.headers_mut().remove(name);
         }
         let request = self.as_http2(request);
-        self.attempt_http2(channels, request, timeout, retries, slot, ticket).await
+        self.attempt_http2(channels, Box::new(request), timeout, retries, slot, ticket).await
     }
 
     fn as_http2(&self, mut request: Request<Outgoing>) -> Request<Outgoing> {

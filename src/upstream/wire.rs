@@ -172,7 +172,7 @@ impl Wire {
     /// connection must be dropped too.
     pub(super) async fn send(
         &mut self,
-        request: Request<Outgoing>,
+        request: Box<Request<Outgoing>>,
         manner: Manner<'_>,
     ) -> Result<(Parts, Framing), Lost> {
         let Manner { lines, timeout: limit, tell } = manner;
