@@ -33,6 +33,9 @@ const PIECE: usize = 512;
 /// Copies of a shard that are made in vain, since it was written to meanwhile, before its writer is kept waiting.
 const COPIES: usize = 8;
 
+/// The entries of a shard: key and expiry, in the order of their hash.
+pub(super) type Copied = Vec<(SelectorKey, u32)>;
+
 /// Which of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
@@ -177,14 +180,9 @@ impl Absolutes {
         self.counts[which as usize].fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// The entries of one shard, in the order of their hash, as of one moment. Nobody waits while they are copied, however
+    /// The entries of one shard as of one moment. Nobody waits while they are copied, however
     /// often `pause` rests between pieces of them.
-    pub(super) fn shard(
-        &self,
-        which: Which,
-        index: usize,
-        mut pause: impl FnMut(),
-    ) -> Vec<(SelectorKey, u32)> {
+    pub(super) fn shard(&self, which: Which, index: usize, mut pause: impl FnMut()) -> Copied {
         let shard = self.shard_at(which, index);
         let version = &self.versions[shard];
         let mut entries = Vec::new();

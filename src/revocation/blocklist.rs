@@ -6,7 +6,7 @@
 //! Time plays no part in a check: an entry refuses until it is dropped, so a clock that jumps back un-revokes
 //! nothing. Only the log's writer puts entries in and lifts them; [`Blocklist::sweep`] drops expired ones.
 
-use super::absolute::{Absolutes, Which};
+use super::absolute::{Absolutes, Copied, Which};
 use super::cutoffs::{Cutoff, Cutoffs};
 use super::mix::Mix;
 use super::record::kind_number;
@@ -315,12 +315,7 @@ impl Blocklist {
     }
 
     /// The entries of one shard of the tokens or sessions, copied with rests by `pause`.
-    pub(super) fn absolute_shard(
-        &self,
-        kind: &Kind,
-        index: usize,
-        pause: impl FnMut(),
-    ) -> Vec<(SelectorKey, u32)> {
+    pub(super) fn absolute_shard(&self, kind: &Kind, index: usize, pause: impl FnMut()) -> Copied {
         self.absolutes.shard(which(kind), index, pause)
     }
 
