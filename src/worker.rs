@@ -57,6 +57,11 @@ pub fn leave_a_core() {
     }
 }
 
+/// How many cores threads have that [`leave_a_core`].
+pub fn cores_left() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
+}
+
 /// Long work in small pieces. The system lets a thread that computes go on for more than a millisecond before another one gets
 /// its processor, whatever the niceness of both: too long for a request. So the work rests by itself, long before.
 #[derive(Debug)]

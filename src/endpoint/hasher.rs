@@ -60,7 +60,8 @@ impl Hasher {
         let threads = settings.max_concurrent_hashes.max(1);
         let (queue, jobs) = sync_channel(threads.saturating_mul(QUEUE_PER_THREAD));
         let jobs = Arc::new(Mutex::new(jobs));
-        for _ in 0..threads {
+        // More than they may use cores would only take these from each other, and from requests.
+        for _ in 0..threads.min(worker::cores_left()) {
             let (jobs, params) = (jobs.clone(), params.clone());
             std::thread::Builder::new().name("hasher".to_owned()).spawn(move || work(&jobs, &params))?;
         }
