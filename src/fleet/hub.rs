@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::log::{Linking, Losing};
 use super::pending::Pending;
@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::status::Status;
 use super::{Batch, BatchEntry, Engine, Epoch, Position, Stamp};
 use crate::clock::{Clock, UnixTime};
-use crate::revocation::{Ack, AppendError, GatewayId, Handle, Revocation};
+use crate::revocation::{Ack, AppendError, GatewayId, Handle, Promise, Revocation};
 use crate::telemetry::Metrics;
 
 /// How long an acknowledgement waits for the shared log.
@@ -37,6 +37,38 @@ pub(super) struct Sent {
     pub(super) position: Position,
 }
 
+/// Who wait for the shared log to have an entry, by its sequence.
+type Waiting = BTreeMap<u64, Vec<oneshot::Sender<bool>>>;
+
+/// A batch that has its place in the order of the log, and whose ticket must be settled, also if whoever asked for it
+/// hangs up.
+struct Settling {
+    hub: Arc<Hub>,
+    ticket: u64,
+    promise: Option<Promise>,
+}
+
+impl Settling {
+    async fn settled(mut self) -> Result<Ack, AppendError> {
+        let ack = match &mut self.promise {
+            Some(promise) => promise.keeping().await,
+            None => Err(AppendError::Closed),
+        };
+        self.promise = None;
+        self.hub.settle(self.ticket, &ack);
+        ack
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        if let (Some(promise), Ok(runtime)) = (self.promise.take(), tokio::runtime::Handle::try_current()) {
+            let (hub, ticket) = (self.hub.clone(), self.ticket);
+            runtime.spawn(async move { hub.settle(ticket, &promise.kept().await) });
+        }
+    }
+}
+
 pub(super) struct Hub {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) settings: Settings,
@@ -49,7 +81,9 @@ pub(super) struct Hub {
     /// What the books had of this gateway when it met the shared log first.
     booked: Mutex<Option<Option<u64>>>,
     pub(super) status: Status,
+    /// Changed by [`Hub::set_sent`] alone.
     pub(super) sent: watch::Sender<Sent>,
+    waiting: Mutex<Waiting>,
     pub(super) applied: watch::Sender<Position>,
     /// The shared log as last met; `None` while the link is down.
     pub(super) epoch: Mutex<Option<(Epoch, u32)>>,
@@ -74,6 +108,7 @@ impl Hub {
             losing,
             booked: Mutex::default(),
             sent: watch::Sender::default(),
+            waiting: Mutex::default(),
             applied: watch::Sender::new(place),
             epoch: Mutex::default(),
             pending: Mutex::default(),
@@ -134,33 +169,56 @@ impl Hub {
                 }
             }
         };
-        // Whoever hangs up must not leave the ticket unsettled.
-        let hub = self.clone();
-        let kept = tokio::spawn(async move {
-            let ack = promise.kept().await;
-            hub.pending().settle(ticket, ack.as_ref().ok().map(|ack| ack.sequence));
-            ack
-        });
-        let ack = kept.await.map_err(|_| AppendError::Closed)??;
+        let ack = Settling { hub: self.clone(), ticket, promise: Some(promise) }.settled().await?;
         let sent = self.is_sent(ack.sequence).await;
         // A lift that was overtaken is done with, and the others do not have it.
         let first = ack.sequence.saturating_sub(ack.accepted as u64) + 1;
         Ok((ack, sent && !self.pending().has_dropped(first..=ack.sequence)))
     }
 
+    fn settle(&self, ticket: u64, ack: &Result<Ack, AppendError>) {
+        self.pending().settle(ticket, ack.as_ref().ok().map(|ack| ack.sequence));
+    }
+
     /// Waits until the shared log has everything up to this sequence; not for long, and not while the link is down.
     pub(super) async fn is_sent(&self, sequence: u64) -> bool {
-        let mut sent = self.sent.subscribe();
-        let settled = sent.wait_for(|sent| sent.sent >= sequence || !sent.up);
-        match tokio::time::timeout(ACK_PATIENCE, settled).await {
-            Ok(Ok(sent)) => sent.sure >= sequence,
-            Ok(Err(_)) => false,
+        let told = {
+            let mut waiting = self.waiting();
+            let sent = *self.sent.borrow();
+            if sent.sent >= sequence || !sent.up {
+                return sent.sure >= sequence;
+            }
+            let (tell, told) = oneshot::channel();
+            waiting.entry(sequence).or_default().push(tell);
+            told
+        };
+        match tokio::time::timeout(ACK_PATIENCE, told).await {
+            Ok(told) => told.unwrap_or(false),
             Err(_) => {
                 // Nobody else is made to wait before it has answered again.
-                self.sent.send_modify(|sent| sent.up = false);
+                self.set_sent(|sent| sent.up = false);
                 false
             }
         }
+    }
+
+    /// Changes how far the shared log is, and tells those who wait for that; nobody else is woken.
+    pub(super) fn set_sent(&self, change: impl FnOnce(&mut Sent)) {
+        let mut waiting = self.waiting();
+        self.sent.send_modify(change);
+        let sent = *self.sent.borrow();
+        let later = if sent.up { waiting.split_off(&(sent.sent + 1)) } else { BTreeMap::new() };
+        let done = std::mem::replace(&mut *waiting, later);
+        drop(waiting);
+        for (sequence, told) in done {
+            for told in told {
+                let _ = told.send(sent.sure >= sequence);
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// First the shared log, from where it comes back like the entries of others: nothing is in force that the shared

@@ -231,7 +231,7 @@ impl Hub {
     /// Forgets which shared log it was.
     pub(super) fn lost_touch(&self) {
         *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.sent.send_modify(|sent| sent.up = false);
+        self.set_sent(|sent| sent.up = false);
         self.status.set_connected(false);
     }
 }

@@ -118,6 +118,10 @@ async fn come_in(hub: &Hub, met: Met) -> Result<(Position, u64, Position), Engin
         let own = met.own;
         (met, own)
     } else {
+        if let Some(own) = met.own.filter(|_| can_forward) {
+            // What was lifted here and is still to be forwarded must not be taken over as if it were new.
+            recall(hub, own, sent_before, false).await?;
+        }
         rejoin(hub, met, place.is_some()).await?
     };
     let own = own.unwrap_or(0);

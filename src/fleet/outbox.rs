@@ -18,7 +18,7 @@ pub(super) async fn run(
 ) -> Result<std::convert::Infallible, EngineError> {
     let mut follower = hub.log.follow(booked);
     hub.log.keep_behind(booked);
-    hub.sent.send_modify(|sent| {
+    hub.set_sent(|sent| {
         *sent = Sent { up: true, sent: booked, sure: sent.sure.min(booked), position: sent.position };
     });
     loop {
@@ -82,7 +82,7 @@ async fn send(
         *booked = last;
     }
     hub.log.keep_behind(last);
-    hub.sent.send_modify(|sent| {
+    hub.set_sent(|sent| {
         sent.up = true;
         sent.sent = last;
         if sure {

@@ -45,6 +45,14 @@ impl Prepared {
 pub struct Promise(oneshot::Receiver<Result<Ack, AppendError>>);
 
 impl Promise {
+    /// The same as [`Promise::kept`]; it is of no use once it has answered.
+    ///
+    /// # Errors
+    /// As [`Handle::append`].
+    pub async fn keeping(&mut self) -> Result<Ack, AppendError> {
+        (&mut self.0).await.unwrap_or(Err(AppendError::Closed))
+    }
+
     /// Waits until the batch is in force, and on disk unless it was lazy.
     ///
     /// # Errors

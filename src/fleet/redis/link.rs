@@ -1,6 +1,6 @@
 //! Connections to the server that takes writes, wherever it is now.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -205,11 +205,13 @@ pub(super) struct Line {
     link: std::sync::Arc<Link>,
     patience: Duration,
     open: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    /// The server has run the script.
+    knows: AtomicBool,
 }
 
 impl Line {
     pub(super) fn new(link: std::sync::Arc<Link>, patience: Duration) -> Self {
-        Self { link, patience, open: tokio::sync::Mutex::default() }
+        Self { link, patience, open: tokio::sync::Mutex::default(), knows: AtomicBool::new(false) }
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, EngineError> {
@@ -241,13 +243,28 @@ impl Line {
         }
     }
 
-    /// Several at once, on one connection, in this order.
-    pub(super) async fn ask_all(&self, commands: &redis::Pipeline) -> Result<Vec<Value>, EngineError> {
+    /// Several at once, on one connection, in this order; the first of them runs a script, which is named by its digest
+    /// where `commands` is told that the server knows it, and else given in full.
+    pub(super) async fn run(
+        &self,
+        commands: impl Fn(bool) -> redis::Pipeline,
+    ) -> Result<Vec<Value>, EngineError> {
         let mut connection = self.connection().await?;
-        let answered: Result<Vec<Value>, _> = commands.query_async(&mut connection).await;
+        let known = self.knows.load(Ordering::Relaxed);
+        let mut answered: Result<Vec<Value>, RedisError> = commands(known).query_async(&mut connection).await;
+        if known && answered.as_ref().is_err_and(|error| error.to_string().contains("NOSCRIPT")) {
+            // It has started anew, or was told to forget: nothing was done.
+            answered = commands(false).query_async(&mut connection).await;
+        }
         match answered {
-            Ok(values) => Ok(values),
-            Err(error) => Err(self.failed(&error).await),
+            Ok(values) => {
+                self.knows.store(true, Ordering::Relaxed);
+                Ok(values)
+            }
+            Err(error) => {
+                self.knows.store(false, Ordering::Relaxed);
+                Err(self.failed(&error).await)
+            }
         }
     }
 }

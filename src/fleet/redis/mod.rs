@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
@@ -55,6 +56,8 @@ pub(super) struct Redis {
     writes: Line,
     /// For what must be answered quickly meanwhile.
     asks: Line,
+    /// By which the server knows the script that appends, once it has seen it.
+    append_digest: String,
 }
 
 struct Keys {
@@ -81,7 +84,9 @@ impl Redis {
             members: key("members"),
         };
         let (writes, asks) = (Line::new(link.clone(), PATIENCE), Line::new(link.clone(), PATIENCE));
-        Ok(Self { link, keys: Arc::new(keys), wait_replicas, writes, asks })
+        let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, APPEND.as_bytes());
+        let append_digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { link, keys: Arc::new(keys), wait_replicas, writes, asks, append_digest })
     }
 
     async fn met(&self, gateway: GatewayId) -> Result<Met, EngineError> {
@@ -122,6 +127,7 @@ impl Redis {
     }
 
     async fn appended(&self, epoch: Epoch, stamp: Stamp, batch: Batch) -> Result<Appended, EngineError> {
+        let payload = batch.payload();
         let (mode, after, last, until) = match stamp {
             Stamp::Log { after, last } => ("log", after, last, 0),
             Stamp::Direct { until } => ("direct", 0, 0, until.millis()),
@@ -132,18 +138,32 @@ impl Redis {
             let name = if entry.lift { "l" } else { "s" };
             entry.encode(state.entry((name, entry.expires / 3600)).or_default());
         }
-        let mut commands = redis::pipe();
-        let keys = &*self.keys;
-        commands.cmd("EVAL").arg(APPEND).arg(4).arg(&keys.books).arg(&keys.live).arg(&keys.hours);
-        commands.arg(&keys.state).arg(format!("{:016x}", epoch.0)).arg(mode).arg(batch.gateway.to_string());
-        commands.arg(after).arg(last).arg(until).arg(batch.payload());
-        for ((name, hour), entries) in &state {
-            commands.arg(*name).arg(*hour).arg(&entries[..]);
-        }
-        if self.wait_replicas > 0 {
-            commands.cmd("WAIT").arg(self.wait_replicas).arg(REPLICA_PATIENCE.as_millis() as u64);
-        }
-        let mut answers = self.writes.ask_all(&commands).await?.into_iter();
+        let commands = |known: bool| {
+            let mut commands = redis::pipe();
+            let keys = &*self.keys;
+            let script = if known { &*self.append_digest } else { APPEND };
+            commands
+                .cmd(if known { "EVALSHA" } else { "EVAL" })
+                .arg(script)
+                .arg(4)
+                .arg(&keys.books)
+                .arg(&keys.live)
+                .arg(&keys.hours);
+            commands
+                .arg(&keys.state)
+                .arg(format!("{:016x}", epoch.0))
+                .arg(mode)
+                .arg(batch.gateway.to_string());
+            commands.arg(after).arg(last).arg(until).arg(&payload);
+            for ((name, hour), entries) in &state {
+                commands.arg(*name).arg(*hour).arg(&entries[..]);
+            }
+            if self.wait_replicas > 0 {
+                commands.cmd("WAIT").arg(self.wait_replicas).arg(REPLICA_PATIENCE.as_millis() as u64);
+            }
+            commands
+        };
+        let mut answers = self.writes.run(commands).await?.into_iter();
         let answer = parts(answers.next().unwrap_or(Value::Nil))?;
         let replicas = answers.next().as_ref().and_then(number).unwrap_or(0);
         let position = || answer.get(1).and_then(text).as_deref().and_then(Position::parse);
