@@ -146,7 +146,7 @@ impl Endpoints {
     ) -> Result<User, Problem> {
         let rule = self.auth()?.lockout;
         let attempt = Attempt { account: key, address: call.ip };
-        self.lockout.check(attempt, rule, call.now).map_err(locked_out)?;
+        self.common.check(&self.lockout, attempt, rule, call.now).await.map_err(locked_out)?;
         let user = match known {
             Some(user) => Some(user),
             None => self.parts.store.user_by_email(key).await?,
@@ -158,7 +158,7 @@ impl Endpoints {
         let known = user.as_ref().map(|user| user.id.clone());
         let user = user.filter(|user| fits && !user.disabled);
         let now = self.parts.clock.now();
-        let concluded = self.lockout.conclude(attempt, rule, now, user.is_some());
+        let concluded = self.common.conclude(&self.lockout, attempt, rule, now, user.is_some()).await;
         if user.is_none() {
             // Never what was typed: people type passwords where the email goes.
             tracing::info!(

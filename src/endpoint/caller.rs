@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::Endpoints;
 use super::call::Call;
+use super::place::Place;
 use super::ports::Unverified;
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
 use crate::issuer::settings::SELF;
 use crate::revocation::{Kind, SelectorKey, TokenKeys};
 use crate::store::{self, Standing};
-use crate::token::{TokenType, VerifiedToken};
+use crate::token::{PROOF_REMEMBERED, Possession, ProofError, TokenType, VerifiedToken, VerifyError};
 
 /// Somebody with a good token of ours.
 pub(super) struct Caller {
@@ -49,8 +50,29 @@ impl Endpoints {
         let text = self.token_text(call)?;
         let possession = call.possession(Some(text))?;
         let token = self.parts.tokens.admit_own(text, &possession, call.now).await?;
+        if call.place == Place::Refresh {
+            self.take_proof_anywhere(call, &possession).await?;
+        }
         self.guard(call, &token)?;
         Ok(token)
+    }
+
+    /// Looks whether the proof of a refresh was used on another gateway of the store. On its own requests a gateway
+    /// remembers all proofs by itself (RFC 9449 §11.1): a question to the store with each would cost more than it gains.
+    ///
+    /// # Errors
+    /// 401: it was.
+    pub(super) async fn take_proof_anywhere(
+        &self,
+        call: &Call,
+        possession: &Possession,
+    ) -> Result<(), Problem> {
+        let Some(proof) = &possession.proof else { return Ok(()) };
+        let until = call.now.plus(PROOF_REMEMBERED);
+        match self.common.is_first_use("proof", &proof.id(), until, call.now).await {
+            true => Ok(()),
+            false => Err(VerifyError::Proof(ProofError::Replayed).to_problem()),
+        }
     }
 
     /// The text of the request's token.

@@ -221,13 +221,14 @@ impl Endpoints {
         let key = if usable { email_key(name) } else { nobody(name) };
         let attempt = Attempt { account: &key, address: call.ip };
         let rule = self.auth()?.lockout;
-        self.lockout.check(attempt, rule, call.now).map_err(locked_out)?;
+        self.common.check(&self.lockout, attempt, rule, call.now).await.map_err(locked_out)?;
         let verdict = match usable && !password.is_empty() {
             true => delegate.ask(call, &fields).await?,
             false => Verdict::Wrong,
         };
         let now = self.parts.clock.now();
-        let concluded = self.lockout.conclude(attempt, rule, now, matches!(verdict, Verdict::Good(_)));
+        let good = matches!(verdict, Verdict::Good(_));
+        let concluded = self.common.conclude(&self.lockout, attempt, rule, now, good).await;
         let told = match verdict {
             Verdict::Good(told) if concluded.is_ok() => told,
             verdict => {

@@ -147,6 +147,11 @@ impl Lockout {
     }
 }
 
+/// How many failures an account may have from one address, and from all of them.
+pub(super) const fn limits(rule: settings::Lockout) -> [u32; 2] {
+    [rule.attempts, rule.attempts.saturating_mul(ALL_ADDRESSES)]
+}
+
 impl Counts {
     /// The keys of an attempt, with how many failures each may have.
     fn limits(&self, attempt: Attempt<'_>, rule: settings::Lockout) -> [(u64, u32); 2] {
@@ -165,8 +170,8 @@ impl Counts {
             Some(IpAddr::V4(address)) => key(4, &address.octets()),
             Some(IpAddr::V6(address)) => key(6, &address.octets()),
         };
-        let everywhere = rule.attempts.saturating_mul(ALL_ADDRESSES);
-        [(here, rule.attempts), (key(1, &[]), everywhere)]
+        let [limit, everywhere] = limits(rule);
+        [(here, limit), (key(1, &[]), everywhere)]
     }
 
     fn check(&mut self, limits: &[(u64, u32)], window: Duration, now: UnixTime) -> Result<(), Locked> {

@@ -9,6 +9,7 @@ mod account;
 mod browser;
 mod call;
 mod caller;
+mod common;
 mod delegate;
 mod email;
 mod events;
@@ -103,6 +104,7 @@ pub struct Endpoints {
     hasher: Option<Arc<Hasher>>,
     lockout: Arc<Lockout>,
     assertions: Arc<oauth::Assertions>,
+    common: common::Shared,
     doors: Arc<events::Doors>,
     /// There where `[auth.delegate]` is.
     delegate: Option<Delegate>,
@@ -170,7 +172,8 @@ impl Endpoints {
         let delegate = parts.auth.as_ref().and_then(|auth| auth.delegate.as_ref());
         let delegate = delegate.map(|it| Delegate::new(it, parts.token_bytes_max)).transpose()?;
         let decoys = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        Ok(Self { parts, hasher, lockout, assertions, doors: Arc::default(), delegate, decoys })
+        let common = common::Shared(parts.store.clone().common());
+        Ok(Self { parts, hasher, lockout, assertions, common, doors: Arc::default(), delegate, decoys })
     }
 
     /// Whether a request is for one of the endpoints: its normalised path, and its host (a port is passed over).

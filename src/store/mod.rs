@@ -6,6 +6,7 @@
 //! tokens, the revocation log. Marks of revocations here are for people to read; what is refused is in the blocklist.
 
 mod account;
+mod common;
 mod postgres;
 mod registry;
 mod safe;
@@ -23,6 +24,7 @@ pub use account::{
     Accounts, Created, Guest, Login, Mark, Page, PasswordHash, Rotated, Rotation, Session, SessionRow,
     Started, Successor, Token, TokenRow, User,
 };
+pub use common::{Common, CommonKey, Count};
 pub use postgres::Postgres;
 pub use registry::{Registry, Standing};
 pub use safe::{Content, Safe, Sealed};
@@ -76,6 +78,11 @@ pub trait Store: Accounts + Registry + Trail {
 
     /// Where its gateways keep secrets that they have in common; `None` where there is but one gateway.
     fn safe(self: Arc<Self>) -> Option<Arc<dyn Safe>> {
+        None
+    }
+
+    /// What its gateways know in common; `None` where there is but one gateway.
+    fn common(self: Arc<Self>) -> Option<Arc<dyn Common>> {
         None
     }
 }

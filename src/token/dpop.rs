@@ -84,7 +84,8 @@ impl Proof {
         self.key
     }
 
-    pub(super) const fn id(&self) -> [u8; 16] {
+    /// By what it is remembered: a digest over its key and `jti`.
+    pub const fn id(&self) -> [u8; 16] {
         self.id
     }
 

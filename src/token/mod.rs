@@ -46,7 +46,7 @@ pub use json::{DEPTH_MAX, JsonError, json_object};
 pub use kept::KeptClaims;
 pub use keys::{KeyError, KeySet, Skipped};
 pub use public::PublicKey;
-pub use replay::{NotTaken, Replays};
+pub use replay::{NotTaken, PROOF_REMEMBERED, Replays};
 pub use signing::SigningKey;
 pub use statement::{Statement, numeric_date, verify_statement};
 pub use steps::{Step, Steps};

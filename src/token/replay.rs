@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq as _;
@@ -13,6 +14,8 @@ use crate::clock::UnixTime;
 
 /// A proof that was used at one time is too old after this: then it may be forgotten.
 const REMEMBERED_SECS: u64 = AGE_MAX_SECS + AHEAD_MAX_SECS + 1;
+/// How long a proof that was used must be remembered.
+pub const PROOF_REMEMBERED: Duration = Duration::from_secs(REMEMBERED_SECS);
 /// More locks than threads that would wait for one another.
 const SHARDS: usize = 32;
 

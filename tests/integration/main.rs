@@ -44,6 +44,7 @@ mod refresh;
 mod reload;
 mod revocations;
 mod shared_keys;
+mod shared_limits;
 mod shared_store;
 mod sockets;
 mod supervisor;

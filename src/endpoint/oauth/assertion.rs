@@ -25,7 +25,7 @@ const SEEN_MAX: usize = 65_536;
 
 /// Assertions that were used, each until it has expired: none is good twice (RFC 7523 §3).
 ///
-/// In memory alone. What a start forgets is made good by refusing assertions that say they were made before it; to a
+/// In memory, and in what gateways of one store have in common. What a start forgets is made good by refusing assertions that say they were made before it; to a
 /// process that takes the place of this one they are [handed over](Self::handed_over).
 #[derive(Debug)]
 pub(in crate::endpoint) struct Assertions(Mutex<Seen>);
@@ -95,11 +95,7 @@ impl Assertions {
     }
 
     fn take(&self, client: &str, id: &str, until: UnixTime, now: UnixTime) -> Use {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&(client.len() as u64).to_le_bytes());
-        context.update(client.as_bytes());
-        context.update(id.as_bytes());
-        let key: [u8; 32] = context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
+        let key = digest_of(client, id);
         let seen = &mut self.lock().used;
         if seen.get(&key).is_some_and(|until| now < *until) {
             return Use::Again;
@@ -115,12 +111,21 @@ impl Assertions {
     }
 }
 
+/// By what an assertion is remembered.
+fn digest_of(client: &str, id: &str) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&(client.len() as u64).to_le_bytes());
+    context.update(client.as_bytes());
+    context.update(id.as_bytes());
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
 impl Endpoints {
     /// The client that signed this assertion, for us, just now, and for the first time.
     ///
     /// # Errors
     /// Whatever is wrong with it is not told.
-    pub(super) fn asserted(&self, call: &Call, assertion: &str) -> Result<&Client, Rejected> {
+    pub(super) async fn asserted(&self, call: &Call, assertion: &str) -> Result<&Client, Rejected> {
         let mut found = None;
         let keys = |iss: Option<&str>| {
             found = self.parts.clients.iter().find(|client| Some(&*client.id) == iss);
@@ -131,10 +136,15 @@ impl Endpoints {
         let (id, until) = self.judged(call, client, &statement).ok_or(Rejected::Invalid)?;
         // Last of all, so that only what was good in everything else takes room.
         match self.assertions.take(&client.id, id, until, call.now) {
-            Use::First => Ok(client),
-            Use::Again => Err(Rejected::Invalid),
+            Use::First if self.is_first_anywhere(&client.id, id, until, call.now).await => Ok(client),
+            Use::First | Use::Again => Err(Rejected::Invalid),
             Use::Full => Err(Rejected::Overloaded),
         }
+    }
+
+    /// Whether it was not used on another gateway of the store, either.
+    async fn is_first_anywhere(&self, client: &str, id: &str, until: UnixTime, now: UnixTime) -> bool {
+        self.common.is_first_use("assertion", &digest_of(client, id), until, now).await
     }
 
     /// The `jti` of a good assertion, and until when it must be remembered.

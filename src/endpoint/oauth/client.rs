@@ -27,7 +27,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// 401 for bad credentials; 400 for two kinds of them at once.
-    pub(super) fn client(&self, call: &Call, fields: &Fields) -> Result<Option<&Client>, OauthError> {
+    pub(super) async fn client(&self, call: &Call, fields: &Fields) -> Result<Option<&Client>, OauthError> {
         let basic = self.basic(call)?;
         let id = fields.text("client_id", CREDENTIAL_BYTES_MAX)?;
         let secret = fields.text("client_secret", CREDENTIAL_BYTES_MAX)?;
@@ -40,7 +40,7 @@ impl Endpoints {
             let (Some(assertion::TYPE), Some(assertion)) = (kind, assertion) else {
                 return Err(OauthError::invalid_client(&self.parts.realm));
             };
-            return match self.asserted(call, assertion) {
+            return match self.asserted(call, assertion).await {
                 Ok(client) if id.is_none_or(|id| *id == *client.id) => Ok(Some(client)),
                 Ok(_) | Err(Rejected::Invalid) => Err(OauthError::invalid_client(&self.parts.realm)),
                 Err(Rejected::Overloaded) => Err(OauthError::overloaded()),

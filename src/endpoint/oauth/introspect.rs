@@ -29,7 +29,7 @@ impl Endpoints {
 
     async fn introspect(&self, call: &Call) -> Result<Response<Body>, OauthError> {
         let fields = Fields::of_form(&call.headers, &call.body)?;
-        let client = self.client(call, &fields)?;
+        let client = self.client(call, &fields).await?;
         let asking = match (self.is_admin(call), client) {
             (true, _) => ADMIN,
             (false, None) => return Err(OauthError::invalid_client(&self.parts.realm)),

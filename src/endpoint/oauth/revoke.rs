@@ -25,7 +25,7 @@ impl Endpoints {
 
     async fn revoke_presented(&self, call: &Call) -> Result<Response<Body>, OauthError> {
         let fields = Fields::of_form(&call.headers, &call.body)?;
-        let client = self.client(call, &fields)?;
+        let client = self.client(call, &fields).await?;
         if client.is_some_and(|client| !client.revoke) {
             let words = "This client may not revoke tokens";
             return Err(OauthError::new(StatusCode::BAD_REQUEST, "unauthorized_client", words));

@@ -24,7 +24,7 @@ impl Endpoints {
 
     async fn grant(&self, call: &Call) -> Result<Response<Body>, OauthError> {
         let fields = Fields::of_form(&call.headers, &call.body)?;
-        let client = self.client(call, &fields)?;
+        let client = self.client(call, &fields).await?;
         match fields.required("grant_type", 256)? {
             "refresh_token" => self.refresh_grant(call, &fields).await,
             "client_credentials" => self.client_credentials(call, &fields, client).await,
@@ -44,6 +44,7 @@ impl Endpoints {
         }
         let possession = call.possession(None)?;
         let token = self.parts.tokens.admit_own(text, &possession, call.now).await.map_err(Problem::from)?;
+        self.take_proof_anywhere(call, &possession).await?;
         let caller = self.refresher(call, token).await?;
         let wanted = fields.text("scope", SCOPE_BYTES_MAX)?.filter(|scope| !scope.is_empty());
         if let Some(wanted) = wanted {

@@ -6,6 +6,7 @@
 //! thread of the store's own, in tasks that end by themselves, so that nobody who stops waiting leaves a connection
 //! in the middle of a transaction.
 
+mod common;
 mod exchanges;
 pub(super) mod link;
 pub(super) mod listen;
@@ -31,7 +32,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
 use super::settings;
-use super::{Answer, KnownGateway, Registry, Safe, Standing, Store, StoreError};
+use super::{Answer, Common, KnownGateway, Registry, Safe, Standing, Store, StoreError};
 use exchanges::Exchanges;
 use link::{Link, OPERATION_MAX, Work, unavailable};
 use values::{Result, Text, number, text};
@@ -187,6 +188,10 @@ impl Store for Postgres {
     }
 
     fn safe(self: Arc<Self>) -> Option<Arc<dyn Safe>> {
+        Some(self)
+    }
+
+    fn common(self: Arc<Self>) -> Option<Arc<dyn Common>> {
         Some(self)
     }
 }

@@ -104,6 +104,17 @@ const STEPS: &[&str] = &[
     );
     INSERT INTO meta VALUES ('safe', '0');
 "#,
+    r#"
+    -- What the gateways know in common for a short while: how often a sign-in failed, what was used once, first answers.
+    -- The keys are digests; a row counts for nothing from `until` on.
+    CREATE TABLE brief (
+        key     bytea PRIMARY KEY,
+        until   bigint NOT NULL,
+        count   bigint NOT NULL,
+        content bytea
+    );
+    CREATE INDEX brief_until ON brief (until);
+"#,
 ];
 
 /// Brings the schema up to date.
