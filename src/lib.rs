@@ -33,6 +33,7 @@
 //! | [`telemetry`] | metrics, access log, events |
 //! | [`tls`] | certificates, keys, TLS of both sides |
 //! | [`answer`] | bodies, codes, problem documents |
+//! | [`http2`] | what both sides of HTTP/2 share |
 //! | [`watch`] | files that change |
 //! | [`clock`] | the time |
 //!
@@ -54,6 +55,7 @@ pub mod fetch;
 pub mod fleet;
 pub mod forward;
 pub mod gateway;
+pub mod http2;
 pub mod issuer;
 pub mod revocation;
 pub mod route;

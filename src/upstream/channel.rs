@@ -6,17 +6,20 @@
 //! A name with several addresses gets a channel to each of them, and the requests are spread over these. A channel to an
 //! address that the name no longer has gets no more requests, and is closed when those on it are over.
 
-use std::error::Error as _;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{Builder, Connection, SendRequest};
+use http::header::{CONNECTION, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Request, Response};
+use http_body::Body as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -27,8 +30,12 @@ use super::error::Fault;
 use super::frames::Bounded;
 use super::names::{Lead, Name};
 use super::pool;
+use super::stream::{Download, NoAnswer, Stream};
+use super::target::Manner;
 use super::upload::Outgoing;
 use super::wire::{Counted, Lost, within};
+use crate::clock::Timer;
+use crate::http2::{Heard, Pulse};
 
 /// What one response may have under way before it is read.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -71,13 +78,25 @@ struct List {
     retired: bool,
 }
 
+/// Of one connection alone (RFC 9113 §8.2.2).
+const CONNECTION_SPECIFIC: [HeaderName; 5] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
 /// One connection. Dropping the last reference closes it.
 #[derive(Debug)]
 struct Channel {
-    sender: SendRequest<Outgoing>,
+    sender: SendRequest<Bytes>,
     /// Of a target that has a name.
     lead: Option<Lead>,
-    streams: AtomicUsize,
+    streams: Arc<AtomicUsize>,
+    /// It takes no more requests.
+    over: Arc<AtomicBool>,
+    heard: Heard,
     /// As the target last said.
     streams_max: Arc<AtomicUsize>,
     /// Whether it takes WebSockets (SETTINGS_ENABLE_CONNECT_PROTOCOL, RFC 8441 §3), once it has said anything.
@@ -133,7 +152,7 @@ impl Channels {
     /// A place on a connection that is open.
     pub(super) fn take(&self) -> Option<Place> {
         let mut list = self.list();
-        list.channels.retain(|channel| !channel.sender.is_closed());
+        list.channels.retain(|channel| !channel.is_over());
         list.turn = list.turn.wrapping_add(1);
         list.place()
     }
@@ -264,7 +283,7 @@ impl Channels {
                 channel.used_at.store(now, Ordering::Relaxed);
             }
             let idle = now.wrapping_sub(channel.used_at.load(Ordering::Relaxed));
-            !channel.sender.is_closed() && idle <= self.keep_ticks
+            !channel.is_over() && idle <= self.keep_ticks
         });
     }
 
@@ -318,49 +337,53 @@ impl Channel {
         let open = Counted::new(open);
         let flooded = Arc::<AtomicBool>::default();
         let io = Bounded::new(socket, Arc::clone(&flooded));
-        let handshake = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+        let handshake = Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BYTES_MAX)
+            .max_send_buffer_size(SEND_BYTES_MAX)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN)
             .initial_max_send_streams(STREAMS_UNSAID)
-            .handshake(TokioIo::new(io))
+            .handshake(io)
             .await;
-        let (sender, mut connection) =
+        let (sender, connection) =
             handshake.map_err(|error| ConnectError::Failed(std::io::Error::other(error)))?;
-        let streams_max = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-        let said = Arc::clone(&streams_max);
+        let streams_max = Arc::new(AtomicUsize::new(connection.max_concurrent_send_streams()));
         let (tell, websockets) = watch::channel(None);
+        let (streams, over, heard) =
+            (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default(), Heard::default());
+        let mut drive = Drive {
+            connection,
+            streams: Arc::clone(&streams),
+            streams_max: Arc::clone(&streams_max),
+            heard: heard.clone(),
+            asker: Some((sender.clone(), tell)),
+            pulse: None,
+            timer: Timer::default(),
+        };
+        let ended = Arc::clone(&over);
         let driver = tokio::spawn(async move {
             let _open = open;
-            let mut look_after = LOOK_AFTER;
-            // The library does not wake us when settings come.
-            let mut look = pin!(sleep(look_after));
-            let mut silent = true;
-            // What ends a connection is told to the requests that wait on it; of an idle one nobody needs to know.
-            let _ = std::future::poll_fn(|cx| {
-                loop {
-                    let done = Future::poll(std::pin::Pin::new(&mut connection), cx);
-                    let max = connection.current_max_send_streams();
-                    said.store(max, Ordering::Relaxed);
-                    if silent && max != STREAMS_UNSAID {
-                        silent = false;
-                        let _ = tell.send(Some(connection.is_extended_connect_protocol_enabled()));
-                    }
-                    if done.is_ready() || !silent || look.as_mut().poll(cx).is_pending() {
-                        return done;
-                    }
-                    look_after *= 2;
-                    look.as_mut().reset(Instant::now() + look_after);
-                }
-            })
-            .await;
+            drive.run().await;
+            ended.store(true, Ordering::Release);
         });
-        let (streams, used_at) = (AtomicUsize::new(0), AtomicU32::new(0));
-        Ok(Arc::new(Self { sender, lead, streams, streams_max, websockets, flooded, used_at, driver }))
+        let used_at = AtomicU32::new(0);
+        Ok(Arc::new(Self {
+            sender,
+            lead,
+            streams,
+            over,
+            heard,
+            streams_max,
+            websockets,
+            flooded,
+            used_at,
+            driver,
+        }))
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     fn address(&self) -> Option<SocketAddr> {
@@ -380,6 +403,65 @@ impl Channel {
         let more = |streams| (streams < max).then_some(streams + 1);
         self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Place { channel: Arc::clone(self), reused })
+    }
+}
+
+/// What reads and writes a connection's frames.
+struct Drive {
+    connection: Connection<Bounded, Bytes>,
+    streams: Arc<AtomicUsize>,
+    streams_max: Arc<AtomicUsize>,
+    heard: Heard,
+    /// Until the target has said what it allows: who is asked, and who is told.
+    asker: Option<(SendRequest<Bytes>, watch::Sender<Option<bool>>)>,
+    pulse: Option<Pulse>,
+    timer: Timer,
+}
+
+impl Drive {
+    /// Until the connection ends. What ends it is told to the requests that wait on it; of an idle one nobody needs to
+    /// know.
+    async fn run(&mut self) {
+        self.pulse = self.connection.ping_pong().map(|pings| Pulse::new(pings, PING_EVERY, PING_WITHIN));
+        let mut look_after = LOOK_AFTER;
+        // The library does not wake us when settings come.
+        let mut look = pin!(sleep(look_after));
+        poll_fn(|cx| {
+            loop {
+                if Pin::new(&mut self.connection).poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                let max = self.connection.max_concurrent_send_streams();
+                self.streams_max.store(max, Ordering::Relaxed);
+                if max != STREAMS_UNSAID
+                    && let Some((asked, tell)) = self.asker.take()
+                {
+                    let _ = tell.send(Some(asked.is_extended_connect_protocol_enabled()));
+                }
+                if self.asker.is_none() || look.as_mut().poll(cx).is_pending() {
+                    return self.poll_pulse(cx);
+                }
+                look_after *= 2;
+                look.as_mut().reset(Instant::now() + look_after);
+            }
+        })
+        .await;
+    }
+
+    /// Ready when requests wait, and the target does not say that it is there.
+    fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(pulse) = &mut self.pulse else { return Poll::Pending };
+        if self.heard.take() {
+            pulse.hear(Instant::now());
+        }
+        pulse.look(cx);
+        while self.streams.load(Ordering::Acquire) > 0 {
+            ready!(self.timer.poll(pulse.next(), cx));
+            if !pulse.beat() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -409,27 +491,53 @@ impl Place {
     pub(super) async fn send(
         &self,
         request: Request<Outgoing>,
-        limit: Option<Duration>,
-    ) -> Result<Response<Incoming>, Lost> {
+        manner: Manner<'_>,
+    ) -> Result<Response<Download>, Lost> {
+        let Manner { timeout: limit, tell, .. } = manner;
+        let channel = &*self.channel;
         let upload = request.body().upload().cloned();
         let again = upload.is_none().then(|| copy(&request));
-        let idempotent = request.method().is_idempotent();
-        let answer = self.channel.sender.clone().try_send_request(request);
-        let mut error = match within(answer, upload.as_deref(), limit).await {
+        let (idempotent, tunnel) = (request.method().is_idempotent(), *request.method() == Method::CONNECT);
+        let mut sender = channel.sender.clone();
+        if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
+            channel.over.store(true, Ordering::Release);
+            return Err(Lost::Unsent(Box::new(request), error.into()));
+        }
+        let (mut head, body) = request.into_parts();
+        for name in &CONNECTION_SPECIFIC {
+            head.headers.remove(name);
+        }
+        if head.headers.get(TE).is_some_and(|te| te != "trailers") {
+            head.headers.remove(TE);
+        }
+        let over = !tunnel && body.is_end_stream();
+        // From now on silence counts.
+        channel.heard.hear();
+        let (answer, to) = match sender.send_request(Request::from_parts(head, ()), over) {
+            Ok(sent) => sent,
+            Err(error) => {
+                return Err(match again {
+                    Some(again) => Lost::Unsent(again, error.into()),
+                    None => Lost::Silent(None, error.into()),
+                });
+            }
+        };
+        let answer = async {
+            let stream = Stream::begin(answer, to, body, tunnel, channel.heard.clone()).await;
+            stream.answer(tell).await
+        };
+        let error = match within(answer, upload.as_deref(), limit).await {
             Err(limit) => return Err(Lost::Timeout(limit)),
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => error,
         };
-        if let Some(request) = error.take_message() {
-            return Err(Lost::Unsent(Box::new(request), error.into_error().into()));
-        }
-        let error = error.into_error();
         if let Some(cause) = upload.and_then(|upload| upload.take_error()) {
             return Err(Lost::Body(cause));
         }
-        if self.channel.flooded.load(Ordering::Acquire) {
-            return Err(Lost::Fault(Fault::Informational));
-        }
+        let error = match error {
+            NoAnswer::Ended(error) if !channel.flooded.load(Ordering::Acquire) => error,
+            NoAnswer::Ended(_) | NoAnswer::Flood => return Err(Lost::Fault(Fault::Informational)),
+        };
         Err(match (why(&error), again) {
             (Why::Untouched, Some(again)) => Lost::Unsent(again, error.into()),
             (Why::NotHttp2, _) => Lost::Fault(Fault::Parse(error.into())),
@@ -446,15 +554,15 @@ enum Why {
     Broken,
 }
 
-fn why(error: &hyper::Error) -> Why {
-    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    match cause {
-        Some(error) if error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
-            Why::Untouched
-        }
-        Some(error) if error.is_go_away() && error.is_remote() => Why::Untouched,
-        Some(error) if error.is_library() => Why::NotHttp2,
-        _ => Why::Broken,
+fn why(error: &h2::Error) -> Why {
+    if error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)
+        || error.is_go_away() && error.is_remote()
+    {
+        Why::Untouched
+    } else if error.is_library() {
+        Why::NotHttp2
+    } else {
+        Why::Broken
     }
 }
 

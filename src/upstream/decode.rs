@@ -21,7 +21,7 @@ const FIELDS_MAX: usize = 128;
 /// Informational responses (RFC 9110 §15.2) before one answer; an upstream that sends more is broken.
 pub(super) const INFORMATIONAL_MAX: u32 = 100;
 /// All informational responses before one answer, in bytes: as much as a final head may have.
-const INFORMATIONAL_BYTES_MAX: usize = 64 * 1024;
+pub(super) const INFORMATIONAL_BYTES_MAX: usize = 64 * 1024;
 /// What every head of ours begins with.
 const START: &[u8] = b"HTTP/";
 /// Fields that are added on the way to the client; there is to be room for them.

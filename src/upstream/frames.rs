@@ -1,11 +1,11 @@
 //! What the frames of an HTTP/2 connection tell and the libraries over it do not.
 //!
-//! * **Informational answers without end.** They are skipped for as long as they come, and nobody is asked, so that a
+//! * **Informational answers without end.** They are kept for as long as they come, and nobody is asked, so that a
 //!   target could keep a request and a task busy until its time is over. An answer has one HEADERS frame, at most one
 //!   more for trailers, and whatever else comes of these on a stream that has not ended is informational.
-//! * **Half an answer.** hyper takes a reset by NO_ERROR or CANCEL for the end of a body, for the sake of targets that
-//!   answer in full and then refuse the rest of the request (RFC 9113 §8.1). Before the end of the answer it is none: so
-//!   there the code becomes INTERNAL_ERROR on its way to the library.
+//! * **Half an answer.** A reset by NO_ERROR or CANCEL behind an answer in full refuses the rest of the request (RFC 9113
+//!   §8.1), and the library does not tell where it came. Before the end of the answer it is an error: so there the
+//!   code becomes INTERNAL_ERROR on its way to the library.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};

@@ -24,6 +24,7 @@ mod response;
 mod sending;
 pub mod settings;
 mod socket;
+mod stream;
 mod target;
 mod tunnel;
 mod upload;
@@ -81,7 +82,7 @@ pub struct Call<'a> {
     tell: Tell<'a>,
 }
 
-/// Whom informational answers (RFC 9110 §15.2) are told to, as they come over HTTP/1.1; by default nobody.
+/// Whom informational answers (RFC 9110 §15.2) are told to, as they come; by default nobody.
 #[derive(Clone, Copy, Default)]
 struct Tell<'a>(Option<&'a (dyn Fn(Parts) + Sync)>);
 
@@ -199,7 +200,7 @@ impl Upstreams {
     ///
     /// Dropping the future, or the response body before its end, closes the connection that the request is on.
     /// Allocates nothing of its own for a request without body whose answer is short and of known length, but
-    /// what hyper does; holds a lock only to pop and to push an idle connection.
+    /// what the library for HTTP/2 does; holds a lock only to pop and to push an idle connection.
     ///
     /// # Errors
     /// [`SendError`]; nothing of an answer has been passed on then.

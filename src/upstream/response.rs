@@ -11,17 +11,16 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::answer::{Body, BoxError};
 use crate::clock::Timer;
+use crate::http2;
 
 use super::channel::Place;
 use super::decode::{self, Framing};
 use super::error::{BodyError, Fault};
+use super::stream::Download;
 use super::target::Ticket;
 use super::tunnel::Side;
 use super::upload::Upload;
@@ -96,9 +95,9 @@ enum Source {
     },
     /// One of many streams.
     Stream {
-        incoming: Incoming,
+        incoming: Download,
         /// The frame that was looked at too early to know whether it is the only one.
-        peeked: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+        peeked: Poll<Option<Result<Frame<Bytes>, h2::Error>>>,
         _place: Place,
     },
 }
@@ -118,12 +117,12 @@ pub(super) fn switch(
 /// The same for a stream that has become one.
 pub(super) fn switch_http2(
     head: Parts,
-    stream: Upgraded,
+    stream: http2::Tunnel,
     place: Place,
     lease: Lease,
     idle: Option<Duration>,
 ) -> (Response<Body>, Tunnel) {
-    let side = Side::Stream { stream: Box::new(TokioIo::new(stream)), _place: place };
+    let side = Side::Stream { stream: Box::new(stream), _place: place };
     let tunnel = Tunnel { idle, side, _ticket: lease.ticket, _slot: lease.slot };
     (Response::from_parts(head, Body::empty()), tunnel)
 }
@@ -152,7 +151,7 @@ pub(super) fn stream(
 
 /// The same for one of many streams.
 pub(super) async fn stream_http2(
-    response: Response<Incoming>,
+    response: Response<Download>,
     place: Place,
     lease: Lease,
     idle: Option<Duration>,

@@ -113,7 +113,7 @@ impl Target {
         if self.channels.is_some() {
             request::to_http2(&mut request, &self.scheme, &self.host);
             let place = Channels::alone(&self.connector, open).await.ok()?;
-            return Some(place.send(*request, None).await.ok()?.status());
+            return Some(place.send(*request, Manner::default()).await.ok()?.status());
         }
         let mut wire = Wire::open(&self.connector, open).await.ok()?;
         Some(wire.send(request, Manner::default()).await.ok()?.0.status)
@@ -133,12 +133,10 @@ impl Target {
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(channels) = &self.channels {
             if request.headers().contains_key(UPGRADE) {
-                return self
-                    .attempt_websocket(channels, *request, manner.timeout, retries, slot, ticket)
-                    .await;
+                return self.attempt_websocket(channels, *request, manner, retries, slot, ticket).await;
             }
             request::to_http2(&mut request, &self.scheme, &self.host);
-            return self.attempt_http2(channels, request, manner.timeout, retries, slot, ticket).await;
+            return self.attempt_http2(channels, request, manner, retries, slot, ticket).await;
         }
         self.attempt_http1(None, request, manner, retries, slot, ticket).await
     }
@@ -205,7 +203,7 @@ impl Target {
         self: &Arc<Self>,
         channels: &Channels,
         mut request: Box<Request<Outgoing>>,
-        timeout: Option<Duration>,
+        manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
         ticket: Ticket,
@@ -227,7 +225,7 @@ impl Target {
                 },
             };
             let reused = place.reused;
-            let lost = match place.send(*request, timeout).await {
+            let lost = match place.send(*request, manner).await {
                 Ok(response) => {
                     let (mut head, body) = response.into_parts();
                     if let Err(fault) = response::check(&mut head, false) {

@@ -5,13 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Tunnel;
 use super::channel::Place;
 use super::socket::Socket;
+use crate::http2;
 
 /// What a tunnel goes through.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(super) enum Side {
     /// A connection of its own; `first` came behind the head.
     Socket { first: Bytes, socket: Socket },
     /// A stream of a connection over HTTP/2.
-    Stream { stream: Box<TokioIo<Upgraded>>, _place: Place },
+    Stream { stream: Box<http2::Tunnel>, _place: Place },
 }
 
 macro_rules! each {

@@ -5,23 +5,22 @@
 //! from the request then, and the answer to one that was not is in the 101.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use h2::ext::Protocol;
 use http::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TE, UPGRADE,
 };
 use http::response::Parts;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
 
 use super::channel::{self, Channels, Place};
 use super::error::Fault;
 use super::request;
 use super::response::{self, Lease};
+use super::stream::Download;
 use super::target::{Failed, Manner, Target, Ticket};
 use super::upload::Outgoing;
 use super::wire::Lost;
@@ -96,7 +95,7 @@ impl Target {
         self: &Arc<Self>,
         channels: &Channels,
         request: Request<Outgoing>,
-        timeout: Option<Duration>,
+        manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
         ticket: Ticket,
@@ -114,16 +113,14 @@ impl Target {
                 drop(place);
                 return match self.open_http1().await {
                     Some(wire) => {
-                        // What speaks HTTP/2 was given all fields in one map.
-                        let manner = Manner { timeout, ..Manner::default() };
                         self.attempt_http1(Some(wire), Box::new(request), manner, retries, slot, ticket).await
                     }
-                    None => self.attempt_plain(channels, request, timeout, retries, slot, ticket).await,
+                    None => self.attempt_plain(channels, request, manner, retries, slot, ticket).await,
                 };
             }
             let reused = place.reused;
             let (asking, accept) = connect(self.as_http2(*channel::copy(&request)));
-            let lost = match place.send(asking, timeout).await {
+            let lost = match place.send(asking, manner).await {
                 Ok(response) => {
                     let served = Served { target: Arc::clone(&self.name), reused, connect: took };
                     let lease = Lease::new(ticket, slot.take(), None);
@@ -144,27 +141,25 @@ impl Target {
 
     async fn opened(
         self: &Arc<Self>,
-        mut response: Response<Incoming>,
+        response: Response<Download>,
         accept: Option<HeaderValue>,
         place: Place,
         lease: Lease,
         served: Served,
     ) -> Result<Exchange, Failed> {
-        let upgrade = hyper::upgrade::on(&mut response);
         let (mut head, body) = response.into_parts();
         if let Err(fault) = response::check(&mut head, false) {
             return Err(self.lost(Lost::Fault(fault), false, true));
         }
         let idle = self.stream_idle_timeout();
-        // The library hands over the stream at this status alone, and at once.
         if head.status != StatusCode::OK {
             let response = Response::from_parts(head, body);
             let response = response::stream_http2(response, place, lease, idle).await;
             return Ok(Exchange { response, served, tunnel: None });
         }
-        let stream = match upgrade.await {
-            Ok(stream) => stream,
-            Err(error) => return Err(self.lost(Lost::Silent(None, error.into()), false, true)),
+        let Some(stream) = body.into_tunnel() else {
+            let error = std::io::Error::other("the stream was not to become a tunnel");
+            return Err(self.lost(Lost::Silent(None, error.into()), false, true));
         };
         switched(&mut head, accept);
         let (response, tunnel) = response::switch_http2(head, stream, place, lease, idle);
@@ -176,7 +171,7 @@ impl Target {
         self: &Arc<Self>,
         channels: &Channels,
         mut request: Request<Outgoing>,
-        timeout: Option<Duration>,
+        manner: Manner<'_>,
         retries: &mut u32,
         slot: &mut Option<Slot>,
         ticket: Ticket,
@@ -185,7 +180,7 @@ impl Target {
             request.headers_mut().remove(name);
         }
         let request = self.as_http2(request);
-        self.attempt_http2(channels, Box::new(request), timeout, retries, slot, ticket).await
+        self.attempt_http2(channels, Box::new(request), manner, retries, slot, ticket).await
     }
 
     fn as_http2(&self, mut request: Request<Outgoing>) -> Request<Outgoing> {

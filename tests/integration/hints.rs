@@ -2,8 +2,9 @@
 
 use std::future::{Future, poll_fn};
 use std::io::Write as _;
-use std::sync::Mutex;
+use std::net::SocketAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use http::{HeaderMap, Request, Response};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use crate::support::pki::Authority;
@@ -26,7 +28,7 @@ fn run<F: Future>(test: F) -> F::Output {
 }
 
 /// A gateway that speaks with and without TLS.
-fn open(upstream: &Upstream) -> (Gateway, Authority) {
+fn open(upstream: SocketAddr, scheme: &str) -> (Gateway, Authority) {
     let ca = Authority::new("ca");
     let pair = ca.issue(&["a.test"]);
     let gateway = Setup::without_auth()
@@ -37,7 +39,7 @@ fn open(upstream: &Upstream) -> (Gateway, Authority) {
             "[server.tls]\nlisten = [\"127.0.0.1:0\"]\n\
              certificates = [{ cert = \"tls/a.pem\", key = \"tls/a.key\" }]",
         )
-        .upstream("up", upstream.address())
+        .section(&format!("[[upstreams]]\nname = \"up\"\ntargets = [\"{scheme}://{upstream}\"]"))
         .route("all", "/", "up", "public")
         .start();
     (gateway, ca)
@@ -101,17 +103,17 @@ fn hinting() -> (Upstream, SyncSender<()>) {
     (upstream, go)
 }
 
-async fn hinted(mut answer: ResponseFuture, go: &SyncSender<()>) {
+async fn hinted(mut answer: ResponseFuture, via: &str, go: impl Fn()) {
     assert_eq!(interim(&mut answer).await.unwrap().0, 102);
     for link in ["</a.css>", "</b.css>"] {
         let (status, fields) = interim(&mut answer).await.unwrap();
         let told = ["link", "via"].map(|name| fields[name].to_str().unwrap());
-        assert_eq!((status, told), (103, [link, "1.1 portcullis"]));
+        assert_eq!((status, told), (103, [link, via]));
         for name in ["connection", "x-own", "keep-alive", "content-length", "transfer-encoding", "date"] {
             assert_eq!(fields.get(name), None, "{name}");
         }
     }
-    go.send(()).unwrap();
+    go();
     assert!(interim(&mut answer).await.is_none(), "the answer has come");
     let answer = answer.await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers().get("link")), (200, None));
@@ -121,13 +123,13 @@ async fn hinted(mut answer: ResponseFuture, go: &SyncSender<()>) {
 #[test]
 fn hints_of_an_upstream_reach_clients_of_http_2_in_order_and_before_the_answer() {
     let (upstream, go) = hinting();
-    let (gateway, ca) = open(&upstream);
+    let (gateway, ca) = open(upstream.address(), "http");
     run(async {
         for ca in [None, Some(&ca)] {
             let mut connection = connect(&gateway, ca).await;
             for _ in 0..3 {
                 let answer = ask(&mut connection, "/");
-                hinted(answer, &go).await;
+                hinted(answer, "1.1 portcullis", || go.send(()).unwrap()).await;
             }
         }
     });
@@ -141,7 +143,7 @@ fn hints_without_end_are_an_upstream_that_is_broken_over_http_2_too() {
             while stream.write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n").is_ok() {}
         }
     });
-    let (gateway, _ca) = open(&upstream);
+    let (gateway, _ca) = open(upstream.address(), "http");
     run(async {
         let mut connection = connect(&gateway, None).await;
         let mut answer = ask(&mut connection, "/");
@@ -157,7 +159,7 @@ fn hints_without_end_are_an_upstream_that_is_broken_over_http_2_too() {
 #[test]
 fn a_client_of_http_2_that_waits_for_100_gets_it_when_its_body_is_wanted_and_never_before_a_refusal() {
     let upstream = Upstream::echo();
-    let (gateway, _ca) = open(&upstream);
+    let (gateway, _ca) = open(upstream.address(), "http");
     run(async {
         let mut connection = connect(&gateway, None).await;
         let expecting = |path: &str, length: &str| {
@@ -200,7 +202,7 @@ fn a_client_that_gives_up_after_the_hints_takes_its_request_along() {
             tell.send(()).unwrap();
         }
     });
-    let (gateway, _ca) = open(&upstream);
+    let (gateway, _ca) = open(upstream.address(), "http");
     run(async {
         let mut connection = connect(&gateway, None).await;
         let mut answer = ask(&mut connection, "/");
@@ -210,4 +212,80 @@ fn a_client_that_gives_up_after_the_hints_takes_its_request_along() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
+}
+
+/// The same over HTTP/2; each answer waits for a permit.
+fn hinting_by_http2(endless: bool) -> (SocketAddr, Arc<Semaphore>) {
+    let (gate, listener) = (Arc::new(Semaphore::new(0)), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let (address, permits) = (listener.local_addr().unwrap(), Arc::clone(&gate));
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let gate = Arc::clone(&permits);
+                tokio::spawn(async move {
+                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    while let Some(Ok((_, respond))) = connection.accept().await {
+                        tokio::spawn(hint(respond, Arc::clone(&gate), endless));
+                    }
+                });
+            }
+        });
+    });
+    (address, gate)
+}
+
+async fn hint(mut respond: h2::server::SendResponse<Bytes>, gate: Arc<Semaphore>, endless: bool) {
+    let early = |status: u16| Response::builder().status(status);
+    if endless {
+        let early = || early(103).header("link", "</a.css>").body(()).unwrap();
+        while respond.send_informational(early()).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        return;
+    }
+    for status in [100, 102] {
+        respond.send_informational(early(status).body(()).unwrap()).unwrap();
+    }
+    for link in ["</a.css>", "</b.css>"] {
+        respond.send_informational(early(103).header("link", link).body(()).unwrap()).unwrap();
+    }
+    gate.acquire().await.unwrap().forget();
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+}
+
+#[test]
+fn hints_of_an_upstream_of_http_2_reach_clients_of_either_version() {
+    let (upstream, gate) = hinting_by_http2(false);
+    let (gateway, ca) = open(upstream, "h2c");
+    run(async {
+        for ca in [None, Some(&ca)] {
+            let mut connection = connect(&gateway, ca).await;
+            for _ in 0..3 {
+                let answer = ask(&mut connection, "/");
+                hinted(answer, "2 portcullis", || gate.add_permits(1)).await;
+            }
+        }
+    });
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(client.head().status, 102);
+    for link in ["</a.css>", "</b.css>"] {
+        let head = client.head();
+        assert_eq!((head.status, head.header("link")), (103, Some(link)));
+        assert_eq!((head.header("via"), head.header("content-length")), (Some("2 portcullis"), None));
+    }
+    gate.add_permits(1);
+    assert_eq!(client.answer("GET").expect(200).text(), "ok");
+}
+
+#[test]
+fn hints_without_end_by_http_2_are_an_upstream_that_is_broken() {
+    let (upstream, _gate) = hinting_by_http2(true);
+    let (gateway, _ca) = open(upstream, "h2c");
+    let answer = gateway.get("/").send_on(&mut gateway.connect()).expect(502);
+    assert!(answer.interim.len() <= 100, "{}", answer.interim.len());
 }

@@ -16,11 +16,12 @@ use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::fields;
+use super::held::Held;
 use super::hub::Hub;
-use super::tunnel::{Held, Tunnel};
 use super::upload::{Expected, Upload};
 use crate::answer::{Body, BoxError, Cut, Handing, Hold, Interim, handover};
 use crate::clock::Timer;
+use crate::http2::Tunnel;
 use crate::route::Peer;
 use crate::server::Rules;
 use crate::server::connection::{Handler, Site};
@@ -161,7 +162,7 @@ impl<H: Handler> Shared<H> {
             Body::empty()
         } else {
             let limit = self.rules.body_read_timeout;
-            let mut upload = Upload::new(stream, &self.hub, length(&head.headers), limit);
+            let mut upload = Upload::new(stream, self.hub.heard.clone(), length(&head.headers), limit);
             let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             if head.headers.get(EXPECT).is_some_and(expects) {
                 let expected = asked.expected.insert(Expected::new(bell));
@@ -220,7 +221,7 @@ impl Sending {
             }
         };
         if let Some((from, handing, abandoned)) = tunnel {
-            handing.give(Box::new(Tunnel::new(from, to, Arc::clone(&shared.hub), abandoned)));
+            handing.give(Box::new(Tunnel::new(from, to, shared.hub.heard.clone(), abandoned)));
             return None;
         }
         let (rest, last, stall) = (Bytes::new(), false, shared.rules.write_stall);

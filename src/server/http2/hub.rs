@@ -10,6 +10,8 @@ use std::task::{Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
+use crate::http2::Heard;
+
 /// Places for streams.
 pub(super) const PLACES: usize = 2 * WORD;
 const WORD: usize = u64::BITS as usize;
@@ -25,7 +27,8 @@ pub(super) struct Hub {
     running: AtomicBool,
     task: AtomicWaker,
     tunnels: AtomicUsize,
-    heard: AtomicBool,
+    /// The client has said something.
+    pub(super) heard: Heard,
 }
 
 /// One of the bells.
@@ -122,16 +125,6 @@ impl Hub {
     /// Whether there are tunnels.
     pub(super) fn has_tunnels(&self) -> bool {
         self.tunnels.load(Ordering::Acquire) > 0
-    }
-
-    /// The client has said something: not just a frame, but a part of a request.
-    pub(super) fn hear(&self) {
-        self.heard.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it has since the last time.
-    pub(super) fn has_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) && self.heard.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -12,9 +12,9 @@
 mod cork;
 mod exchange;
 mod fields;
+mod held;
 mod hub;
 mod places;
-mod tunnel;
 mod upload;
 mod waits;
 
@@ -22,6 +22,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -34,12 +35,13 @@ use super::connection::{Entrant, Handler};
 use super::drain::{Admission, Phase, Ticket, Watch};
 use super::stream::{Prefixed, Stream};
 use crate::clock::Timer;
+use crate::http2::Pulse;
 use crate::route::Peer;
 use cork::Cork;
 use exchange::{Accepted, End, Shared};
 use hub::{Hub, PLACES};
 use places::Places;
-use waits::{Due, Pulse, Waits};
+use waits::{Due, Waits};
 
 /// What a connection begins with (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -59,6 +61,11 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is kept of an answer that the client does not take.
 const SEND_BYTES_MAX: usize = 64 * 1024;
+/// A client that has said nothing for so long is asked whether it is there. No other frame may come between the
+/// frames of one head, so this also ends a head that never does.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// And has so long to answer: what we have sent before may be on its way for a while.
+const PING_WITHIN: Duration = Duration::from_secs(40);
 /// What RFC 9113 §6.5.2 adds to each field's length where `max_header_bytes` counts octets.
 const FIELD_OVERHEAD: usize = 32;
 
@@ -195,7 +202,8 @@ impl<F: Future<Output = End>> Talk<F> {
         if let Library::Greeting(handshake) = &mut self.library {
             match ready!(Pin::new(handshake).poll(&mut cx)) {
                 Ok(mut connection) => {
-                    let pulse = Pulse::new(connection.ping_pong().expect("it is the first to ask"));
+                    let pings = connection.ping_pong().expect("it is the first to ask");
+                    let pulse = Pulse::new(pings, PING_EVERY, PING_WITHIN);
                     if self.waits.is_parting() {
                         connection.graceful_shutdown();
                     }
@@ -247,7 +255,7 @@ impl<F: Future<Output = End>> Talk<F> {
             self.part();
         }
         if let Library::Open(_, pulse) = &mut self.library {
-            if self.hub.has_heard() {
+            if self.hub.heard.take() {
                 pulse.hear(Instant::now());
             }
             pulse.look(&mut Context::from_waker(&self.bell));

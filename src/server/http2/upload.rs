@@ -12,9 +12,9 @@ use h2::RecvStream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::hub::Hub;
 use crate::answer::BoxError;
 use crate::clock::Timer;
+use crate::http2::Heard;
 
 /// Whether whoever takes a body waits for a client that waits for a word (RFC 9110 §10.1.1).
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Expected {
 /// A request body that errs when the client is too slow. What is taken of it makes room for more.
 pub(super) struct Upload {
     stream: RecvStream,
-    hub: Arc<Hub>,
+    heard: Heard,
     /// What is still to come, where that is said.
     left: Option<u64>,
     expected: Option<Arc<Expected>>,
@@ -52,12 +52,11 @@ impl Upload {
     /// Of `length` bytes; each piece has to come within `limit`.
     pub(super) fn new(
         stream: RecvStream,
-        hub: &Arc<Hub>,
+        heard: Heard,
         length: Option<u64>,
         limit: Option<Duration>,
     ) -> Self {
-        let hub = Arc::clone(hub);
-        Self { stream, hub, left: length, expected: None, limit, deadline: None, timer: Timer::default() }
+        Self { stream, heard, left: length, expected: None, limit, deadline: None, timer: Timer::default() }
     }
 
     /// The client waits for a word before it sends it.
@@ -96,7 +95,7 @@ impl HttpBody for Upload {
         let this = &mut *self;
         if let Poll::Ready(frame) = this.poll_next(cx) {
             (this.deadline, this.expected) = (None, None);
-            this.hub.hear();
+            this.heard.hear();
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| broken(error).into())));
         }
         if let Some(expected) = this.expected.take() {

@@ -1,16 +1,9 @@
 //! What a connection waits for, and for how long.
 
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::time::Instant;
 
-/// A client that has said nothing for so long is asked whether it is there. No other frame may come between the
-/// frames of one head, so this also ends a head that never does.
-const PING_EVERY: Duration = Duration::from_secs(20);
-/// And has so long to answer: what we have sent before may be on its way for a while.
-const PING_WITHIN: Duration = Duration::from_secs(40);
 /// After we have said good-bye, an idle client has so long to hang up.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// What a connection without requests waits for.
@@ -65,53 +58,6 @@ impl Waits {
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         self.idle.map(|limit| (since + limit, Due::Parting))
-    }
-}
-
-/// Asks a silent client whether it is there.
-pub(super) struct Pulse {
-    pings: PingPong,
-    heard: Instant,
-    /// It is being asked since then.
-    asked: Option<Instant>,
-}
-
-impl Pulse {
-    /// Heard of just now.
-    pub(super) fn new(pings: PingPong) -> Self {
-        Self { pings, heard: Instant::now(), asked: None }
-    }
-
-    /// The client has said something.
-    pub(super) const fn hear(&mut self, now: Instant) {
-        self.heard = now;
-    }
-
-    /// When there is something to do.
-    pub(super) fn next(&self) -> Instant {
-        self.asked.map_or(self.heard + PING_EVERY, |asked| asked + PING_WITHIN)
-    }
-
-    /// Takes the client's word that it is there, if it comes.
-    pub(super) fn look(&mut self, cx: &mut Context<'_>) {
-        if self.asked.is_some() && matches!(self.pings.poll_pong(cx), Poll::Ready(Ok(_))) {
-            self.asked = None;
-            self.hear(Instant::now());
-        }
-    }
-
-    /// Does what was due at [`Pulse::next`]; false when the client has not answered.
-    pub(super) fn beat(&mut self) -> bool {
-        if self.asked.is_some() {
-            return false;
-        }
-        // An error: the connection ends.
-        if self.pings.send_ping(Ping::opaque()).is_ok() {
-            self.asked = Some(Instant::now());
-        } else {
-            self.hear(Instant::now());
-        }
-        true
     }
 }
 

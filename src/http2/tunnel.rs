@@ -10,37 +10,17 @@ use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::hub::{Hub, TunnelCount};
-use crate::answer::Holding;
+use super::Heard;
 
 /// The most that is asked room for at once: a frame.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// Keeps its connection from being taken for idle.
-pub(super) struct Held {
-    abandoned: Arc<AtomicBool>,
-    _count: TunnelCount,
-}
-
-impl Held {
-    /// One on this connection, and what tells that it was given up.
-    pub(super) fn new(hub: &Arc<Hub>) -> (Self, Arc<AtomicBool>) {
-        let abandoned = Arc::new(AtomicBool::new(false));
-        (Self { abandoned: Arc::clone(&abandoned), _count: hub.tunnel() }, abandoned)
-    }
-}
-
-impl Holding for Held {
-    fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
-    }
-}
-
 /// Both ways of a stream. What was written before it is dropped still goes out, unless it was abandoned.
-pub(super) struct Tunnel {
+#[derive(Debug)]
+pub struct Tunnel {
     from: RecvStream,
     to: SendStream<Bytes>,
-    hub: Arc<Hub>,
+    heard: Heard,
     /// Came, and was not read.
     read: Bytes,
     shut: bool,
@@ -48,14 +28,14 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// `from` the client, `to` the client.
-    pub(super) const fn new(
+    /// `from` the other side, `to` the other side; `abandoned` is looked at when it is dropped.
+    pub const fn new(
         from: RecvStream,
         to: SendStream<Bytes>,
-        hub: Arc<Hub>,
+        heard: Heard,
         abandoned: Arc<AtomicBool>,
     ) -> Self {
-        Self { from, to, hub, read: Bytes::new(), shut: false, abandoned }
+        Self { from, to, heard, read: Bytes::new(), shut: false, abandoned }
     }
 }
 
@@ -76,7 +56,7 @@ impl AsyncRead for Tunnel {
                     return Poll::Ready(if hangs_up { Ok(()) } else { Err(io_error(error)) });
                 }
             }
-            this.hub.hear();
+            this.heard.hear();
         }
         let now = this.read.len().min(out.remaining());
         out.put_slice(&this.read[..now]);
@@ -125,7 +105,7 @@ impl Drop for Tunnel {
         if self.abandoned.load(Ordering::Acquire) {
             self.to.send_reset(Reason::CANCEL);
         } else if !self.shut {
-            // An error: the client has ended it already.
+            // An error: the other side has ended it already.
             let _ = self.to.send_data(Bytes::new(), true);
         }
     }

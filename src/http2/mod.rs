@@ -1,0 +1,9 @@
+//! What both sides of HTTP/2 share: a stream that has become a tunnel, and the question whether the other side is there.
+//!
+//! Knows nothing of clients, upstreams or requests.
+
+mod pulse;
+mod tunnel;
+
+pub use pulse::{Heard, Pulse};
+pub use tunnel::Tunnel;
