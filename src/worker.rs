@@ -4,7 +4,7 @@
 //! one thread, and the requests of it go out on connections of the same thread. Nothing is stolen from a busy thread
 //! by an idle one; new connections go where the fewest are.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,12 +12,19 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::sync::watch;
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
+    /// What is to be dropped [`later`].
+    static LEFT: RefCell<Vec<Box<dyn Send>>> = const { RefCell::new(Vec::new()) };
 }
+
+/// When that is: a thread has told thousands of clients by then.
+const LATER: Duration = Duration::from_millis(50);
+/// So many are dropped between two looks at what else there is to do.
+const AT_A_TIME: usize = 16;
 
 /// Which worker this thread is, from 0; 0 on every other thread.
 pub fn index() -> usize {
@@ -60,6 +67,40 @@ pub fn leave_a_core() {
 /// How many cores threads have that [`leave_a_core`].
 pub fn cores_left() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
+}
+
+/// Drops something a little later, after what this thread has to do by now, and after what that wakes; at once on a thread
+/// that has no runtime of its own.
+pub fn later(thing: impl Send + 'static) {
+    let own = |runtime: &Handle| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+    let Some(runtime) = Handle::try_current().ok().filter(own) else { return };
+    let is_first = LEFT.with_borrow_mut(|left| {
+        left.push(Box::new(thing));
+        left.len() == 1
+    });
+    if is_first {
+        let rest = Rest; // goes with the task, begun or not
+        runtime.spawn(async move {
+            let _rest = rest;
+            tokio::time::sleep(LATER).await;
+            while let Some(some) = LEFT.with_borrow_mut(|left| {
+                let rest = left.len().saturating_sub(AT_A_TIME);
+                (!left.is_empty()).then(|| left.split_off(rest))
+            }) {
+                drop(some);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+/// What is still there when the runtime ends goes with it.
+struct Rest;
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        drop(LEFT.try_with(RefCell::take));
+    }
 }
 
 /// Long work in small pieces. The system lets a thread that computes go on for more than a millisecond before another one gets
@@ -266,6 +307,33 @@ mod tests {
         }
         drop(release);
         threads.stop(LONG);
+    }
+
+    #[test]
+    fn what_is_left_for_later_is_dropped_then_or_with_the_runtime() {
+        struct Told(mpsc::Sender<u32>, u32);
+        impl Drop for Told {
+            fn drop(&mut self) {
+                let _ = self.0.send(self.1);
+            }
+        }
+        let (tell, told) = mpsc::channel();
+        later(Told(tell.clone(), 0));
+        assert_eq!(told.try_recv(), Ok(0), "without a runtime: at once");
+        for ends_early in [false, true] {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                (1..=100).for_each(|number| later(Told(tell.clone(), number)));
+                assert!(told.try_recv().is_err(), "not at once");
+                while !ends_early && LEFT.with_borrow(|left| !left.is_empty()) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            drop(runtime);
+            let mut all: Vec<_> = told.try_iter().collect();
+            all.sort_unstable();
+            assert_eq!(all, (1..=100).collect::<Vec<_>>());
+        }
     }
 
     #[test]

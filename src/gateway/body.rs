@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::runtime::Handle;
 
 use super::setup::Setup;
 use super::story::Ending;
 use crate::answer::{Body, BoxError};
 use crate::forward;
+use crate::worker;
 
 /// A request body grew over its limit: 413.
 #[derive(Debug, thiserror::Error)]
@@ -124,16 +124,10 @@ impl Told {
         Self { inner, ending }
     }
 
-    /// Drops what is left of the body, and with it its connection to the upstream, after whatever else this thread has
-    /// to do by now: where a revocation cuts thousands of responses, the clients come first.
+    /// Drops what is left of the body, and with it its connection to the upstream, a little later: where a revocation cuts
+    /// thousands of responses, the clients come first.
     fn let_go(&mut self) {
-        let rest = std::mem::replace(&mut self.inner, Body::empty());
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                tokio::task::yield_now().await;
-                drop(rest);
-            });
-        }
+        worker::later(std::mem::replace(&mut self.inner, Body::empty()));
     }
 }
 

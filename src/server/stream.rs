@@ -10,12 +10,17 @@ use tokio_rustls::server::TlsStream;
 
 /// A connection to a client.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Has the close that follows be a reset, so that a peer cannot take what it got for complete.
+    /// Resets the connection, now or with the close that follows, so that a peer cannot take what it got for complete.
     fn abort(&mut self);
 }
 
 impl Stream for TcpStream {
     fn abort(&mut self) {
+        // Linux sends the reset at once; whatever does not, with the close.
+        #[cfg(target_os = "linux")]
+        if rustix::net::connect_unspec(&*self).is_ok() {
+            return;
+        }
         // Fails on a socket that is gone already.
         let _ = self.set_zero_linger();
     }

@@ -23,6 +23,7 @@ use crate::server::connection::LAST_WORDS;
 use crate::server::drain::{Phase, Ticket, Watch};
 use crate::server::guard::{Fault, Head, HeadScan, Scanned};
 use crate::server::stream::Stream;
+use crate::worker;
 
 /// After so long without a request, a connection is given no more buffers than one that has said nothing yet. Those
 /// that are in use never come to it. Sooner in unit tests, so that connections there do.
@@ -518,7 +519,9 @@ impl<S: Stream> Talk<S> {
 
     /// Ends the connection so that nobody takes what was sent for complete.
     pub(super) fn cut_short(mut self) {
-        self.line.socket.cut_short = true;
+        // Where a revocation cuts thousands, each client is told first, and what is left of them is cleared away after that.
+        self.line.socket.stream.abort();
+        worker::later(self.line);
     }
 
     /// The connection goes to whoever has answered 101.
