@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint scale soak bench bench-setup bench-guard image-check
+.PHONY: help demo test lint scale soak tuned bench bench-setup bench-guard image-check
 
 help:
 	@echo 'make demo          sign up, call, log out, be refused: the whole story on this machine'
@@ -11,7 +11,8 @@ help:
 	@echo 'make lint          format, clippy, documentation, shell syntax; warnings are errors'
 	@echo 'make scale         what docs/performance.md promises, measured on this machine: some fifteen minutes, 10 GB of disk'
 	@echo 'make soak          a fleet under random faults, its history checked: half an hour (SOAK_SECONDS=900 on each of the engines)'
-	@echo 'make bench         speed beside HAProxy and NGINX, on this machine alone: the table of docs/performance.md; 15 minutes'
+	@echo 'make bench         speed beside HAProxy and NGINX, on this machine alone: the table of docs/performance.md; half an hour'
+	@echo 'make tuned         target/tuned/portcullis: the release build, laid out by what it does under load; some twelve minutes'
 	@echo 'make bench-guard   instructions a request (valgrind): fails where they have grown by more than 3 %'
 	@echo 'make image-check   build the Dockerfile and run the image, without a container engine (root, Debian)'
 
@@ -45,9 +46,12 @@ bench-setup:
 	bench/bench setup --only haproxy,nginx --no-costs
 
 # In parts: bench/bench final --scenario bare,hs256-many; bench/bench log, rate, counts, growth, memory; bench/README.md.
-bench: bench-setup
-	$(CARGO) build --quiet --locked --release
-	bench/bench final
+bench: tuned
+	bench/bench final --binary target/tuned/portcullis
+
+# The release build, laid out by what it does under load: target/tuned/portcullis; some twelve minutes.
+tuned: bench-setup
+	scripts/tuned
 
 # Of the profile whose build does not take minutes of link-time optimization: a change shows in either.
 bench-guard: bench-setup

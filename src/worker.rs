@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// When that is: a thread has told thousands of clients by then.
-const LATER: Duration = Duration::from_millis(50);
+const LATER: Duration = Duration::from_millis(100);
 /// So many are dropped between two looks at what else there is to do.
 const AT_A_TIME: usize = 16;
 
