@@ -311,13 +311,13 @@ mod tests {
 
     #[test]
     fn what_is_left_for_later_is_dropped_then_or_with_the_runtime() {
-        struct Told(mpsc::Sender<u32>, u32);
+        struct Told(mpsc::SyncSender<u32>, u32);
         impl Drop for Told {
             fn drop(&mut self) {
                 let _ = self.0.send(self.1);
             }
         }
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(100);
         later(Told(tell.clone(), 0));
         assert_eq!(told.try_recv(), Ok(0), "without a runtime: at once");
         for ends_early in [false, true] {

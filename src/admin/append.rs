@@ -64,7 +64,7 @@ pub(super) async fn append(
         return Err(Refused(Problem::new(Code::UnsupportedMediaType, words)));
     }
     let now = parts.clock.now();
-    let turn = answers.turn(request.headers(), now).await?;
+    let turn = answers.turn(request.headers(), now)?;
     let keyed = turn.map(|turn| Keyed { turn, fingerprint: Fingerprint::of(&request) });
     let asked = Asked { scope: (parts.scope)(), address: from.0.into(), now, skip_expired };
     let body = request.into_body();
@@ -84,7 +84,7 @@ pub(super) async fn append(
             }
             Some(Keyed { turn: Turn::First(claim), mut fingerprint }) => {
                 let done = taken(&parts, asked, body, ndjson, Some(&mut fingerprint)).await?;
-                Ok(claim.keep(fingerprint, parts.clock.now(), told(&done, skip_expired)).await)
+                Ok(claim.keep(fingerprint, parts.clock.now(), told(&done, skip_expired)))
             }
             None => Ok(told(&taken(&parts, asked, body, ndjson, None).await?, skip_expired)),
         }

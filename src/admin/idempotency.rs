@@ -1,10 +1,9 @@
 //! `Idempotency-Key` on requests that revoke or unrevoke: for 24 hours the same request with the same key gets the
 //! first answer again and has no second effect; another request with that key is refused.
 //!
-//! Kept in memory, for the newest [`KEYS_MAX`] keys, and where gateways share a store in that, too. Where they do not, a
-//! restart forgets them, which is cheap to live with: to revoke again what is revoked changes nothing but the trail.
-//! Only success is kept: what failed had no effect, and is tried again. That a request is under way is known to its own
-//! gateway alone.
+//! Kept in memory only, for the newest [`KEYS_MAX`] keys. A restart forgets them, which is cheap to live with: to
+//! revoke again what is revoked changes nothing but the trail. Only success is kept: what failed had no effect, and is
+//! tried again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +17,6 @@ use serde_json::Value;
 use super::reply::Refused;
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
-use crate::store::{Common, CommonKey};
 
 /// The request header.
 const NAME: &str = "idempotency-key";
@@ -29,15 +27,9 @@ const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Keys kept, the oldest forgotten first: at some 400 bytes each, 25 MiB.
 const KEYS_MAX: usize = if cfg!(test) { 4 } else { 64 << 10 };
 
-/// How long the store is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// First answers. A clone is the same.
 #[derive(Clone, Default)]
-pub(super) struct Answers {
-    state: Arc<Mutex<State>>,
-    common: Option<Arc<dyn Common>>,
-}
+pub(super) struct Answers(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -78,28 +70,11 @@ pub(super) struct Claim {
 pub(super) struct Fingerprint(digest::Context);
 
 impl Answers {
-    /// None yet; those that others gave are looked up, and ours kept, in what is common.
-    pub(super) fn new(common: Option<Arc<dyn Common>>) -> Self {
-        Self { common, ..Self::default() }
-    }
-
-    /// `None` without a key. A store that is away has no answers.
-    ///
-    /// # Errors
-    /// As [`Answers::turn_here`].
-    pub(super) async fn turn(&self, headers: &HeaderMap, now: UnixTime) -> Result<Option<Turn>, Refused> {
-        let turn = self.turn_here(headers, now)?;
-        let (Some(Turn::First(claim)), Some(common)) = (&turn, &self.common) else { return Ok(turn) };
-        let kept = tokio::time::timeout(PATIENCE, common.kept(digest_of(&claim.key), now)).await;
-        let first = kept.ok().and_then(Result::ok).flatten().and_then(|bytes| First::read(&bytes));
-        Ok(first.map(Turn::Again).or(turn))
-    }
-
-    /// The same, as far as this gateway knows.
+    /// `None` without a key.
     ///
     /// # Errors
     /// 400 for a key that is none; 409 while the first request with it is under way.
-    fn turn_here(&self, headers: &HeaderMap, now: UnixTime) -> Result<Option<Turn>, Refused> {
+    pub(super) fn turn(&self, headers: &HeaderMap, now: UnixTime) -> Result<Option<Turn>, Refused> {
         let mut values = headers.get_all(NAME).iter();
         let Some(value) = values.next() else { return Ok(None) };
         let key = value.to_str().unwrap_or_default();
@@ -123,7 +98,7 @@ impl Answers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,40 +125,19 @@ impl First {
         }
         Err(conflict("this Idempotency-Key was used for another request"))
     }
-
-    /// As it is kept in common.
-    fn bytes(&self) -> Vec<u8> {
-        [&self.fingerprint[..], self.answer.to_string().as_bytes()].concat()
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let (fingerprint, answer) = bytes.split_first_chunk()?;
-        Some(Self { fingerprint: *fingerprint, answer: serde_json::from_slice(answer).ok()? })
-    }
 }
 
 impl Claim {
-    /// Keeps the answer, here and in common, and gives it back.
-    pub(super) async fn keep(self, fingerprint: Fingerprint, now: UnixTime, answer: Value) -> Value {
-        let (common, key) = (self.answers.common.clone(), self.key.clone());
-        let first = self.keep_here(fingerprint, now, answer);
-        if let Some(common) = common {
-            let kept = common.keep(digest_of(&key), first.bytes(), now.plus(KEPT_FOR), now);
-            // If not, this gateway alone knows.
-            let _ = tokio::time::timeout(PATIENCE, kept).await;
-        }
-        first.answer
-    }
-
-    fn keep_here(mut self, fingerprint: Fingerprint, now: UnixTime, answer: Value) -> First {
-        let first = First { fingerprint: fingerprint.finish(), answer };
+    /// Keeps the answer, and gives it back.
+    pub(super) fn keep(mut self, fingerprint: Fingerprint, now: UnixTime, answer: Value) -> Value {
+        let first = First { fingerprint: fingerprint.finish(), answer: answer.clone() };
         let mut state = self.answers.lock();
-        state.by_key.insert(self.key.clone(), Known::Answered(first.clone()));
+        state.by_key.insert(self.key.clone(), Known::Answered(first));
         state.kept.push_back((now, self.key.clone()));
         state.forget(now);
         drop(state);
         self.kept = true;
-        first
+        answer
     }
 }
 
@@ -217,14 +171,6 @@ impl Fingerprint {
     }
 }
 
-/// By what the answer to the first request with this key is known in common.
-fn digest_of(key: &str) -> CommonKey {
-    let mut context = digest::Context::new(&SHA256);
-    context.update(b"idempotency-key ");
-    context.update(key.as_bytes());
-    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
-}
-
 fn conflict(words: &'static str) -> Refused {
     Refused(Problem::new(Code::Conflict, words))
 }
@@ -244,7 +190,7 @@ mod tests {
     fn turn(answers: &Answers, key: &str, now: UnixTime) -> Option<Turn> {
         let mut headers = HeaderMap::new();
         headers.insert(NAME, key.parse().unwrap());
-        answers.turn_here(&headers, now).ok().flatten()
+        answers.turn(&headers, now).ok().flatten()
     }
 
     fn first(answers: &Answers, key: &str, now: UnixTime) -> Option<Claim> {
@@ -257,7 +203,7 @@ mod tests {
     #[test]
     fn the_same_request_gets_the_first_answer_and_another_one_is_refused() {
         let answers = Answers::default();
-        first(&answers, "k", NOW).unwrap().keep_here(fingerprint("a"), NOW, Value::from(7));
+        first(&answers, "k", NOW).unwrap().keep(fingerprint("a"), NOW, Value::from(7));
         let again = || match turn(&answers, "k", NOW) {
             Some(Turn::Again(first)) => first,
             _ => panic!("not answered"),
@@ -279,7 +225,7 @@ mod tests {
     fn answers_are_forgotten_after_a_day_and_when_there_are_too_many() {
         let answers = Answers::default();
         for (number, key) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
-            first(&answers, key, NOW).unwrap().keep_here(fingerprint(""), NOW, Value::from(number));
+            first(&answers, key, NOW).unwrap().keep(fingerprint(""), NOW, Value::from(number));
         }
         assert!(first(&answers, "a", NOW).is_some(), "the oldest of five");
         assert!(first(&answers, "b", NOW).is_none());

@@ -117,7 +117,7 @@ pub(super) async fn unrevoke(
     let selector = selector(&parts, &kind, &value, pairs)?;
     let now = parts.clock.now();
     let fingerprint = Fingerprint::of(&request);
-    let claim = match answers.turn(request.headers(), now).await? {
+    let claim = match answers.turn(request.headers(), now)? {
         Some(Turn::Again(first)) => return first.answer_to(fingerprint).map(Json),
         Some(Turn::First(claim)) => Some(claim),
         None => None,
@@ -141,7 +141,7 @@ pub(super) async fn unrevoke(
             answer["propagated"] = ack.propagated.into();
         }
         Ok(Json(match claim {
-            Some(claim) => claim.keep(fingerprint, now, answer).await,
+            Some(claim) => claim.keep(fingerprint, now, answer),
             None => answer,
         }))
     });

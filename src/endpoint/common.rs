@@ -75,7 +75,8 @@ impl Shared {
             }
             return Ok(());
         }
-        match self.ask(|common| common.count(keys, now.plus(rule.window), now)).await {
+        let here_max = u64::from(lockout::limits(rule)[0]);
+        match self.ask(|common| common.count(keys, here_max, now.plus(rule.window), now)).await {
             // This one is counted already.
             Some(counts) => {
                 judge(counts.map(|it| Count { count: it.count.saturating_sub(1), ..it }), rule, now)

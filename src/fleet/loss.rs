@@ -17,9 +17,8 @@ use crate::store::{StoreError, TrailEntry, TrailFilter};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The others may be refilling the shared log: so many looks find something missing before it is.
 const LOOKS: u32 = 10;
-/// Rows of the trail that are read at once, and the most of them that are looked at, the newest first.
+/// Rows of the trail that are read at once, the newest first.
 const PAGE: usize = 1000;
-const PAGES_MAX: usize = 200;
 
 /// Settles the last loss, if it is not yet; then waits for ever.
 pub(super) async fn settle(
@@ -61,6 +60,8 @@ pub(super) async fn notice(hub: &Hub, met: &Met) -> Result<(), EngineError> {
             );
             Ok(())
         }
+        // At a later attempt to come in, after the same loss.
+        OnLostState::Cutoff if is_cut(hub, seen) => Ok(()),
         OnLostState::Cutoff => {
             tracing::error!(
                 found,
@@ -71,6 +72,15 @@ pub(super) async fn notice(hub: &Hub, met: &Met) -> Result<(), EngineError> {
             done.map_err(|error| EngineError::Unreachable(error.to_string()))
         }
     }
+}
+
+/// Whether everything that was issued before this loss is refused already.
+fn is_cut(hub: &Hub, seen: u64) -> bool {
+    let Some(loss) = hub.log.loss().filter(|loss| loss.seen >= seen) else { return false };
+    hub.losing.issuers.iter().all(|issuer| {
+        let entry = hub.log.blocklist().get(&Selector::new(Kind::Issuer, issuer.name.clone(), ""));
+        entry.is_some_and(|entry| entry.issued_before >= Some(loss.cutoff))
+    })
 }
 
 /// Whether something was revoked here that is in force nowhere. While the store is away nobody knows.
@@ -102,7 +112,7 @@ async fn lacks(hub: &Hub, loss: Loss) -> Result<Option<TrailEntry>, StoreError> 
     let booked = hub.booked().filter(|booked| *booked <= loss.seen);
     let now = hub.clock.now();
     let mut before = loss.seen.saturating_add(1);
-    for _ in 0..PAGES_MAX {
+    loop {
         let filter = TrailFilter {
             since: Some(booked.unwrap_or(0)),
             before: Some(before),
@@ -130,7 +140,6 @@ async fn lacks(hub: &Hub, loss: Loss) -> Result<Option<TrailEntry>, StoreError> 
             return Ok(missing);
         }
     }
-    Ok(None)
 }
 
 /// Appends the cutoffs that the loss left to the shared log; the books stay as they are.

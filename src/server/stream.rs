@@ -10,38 +10,41 @@ use tokio_rustls::server::TlsStream;
 
 /// A connection to a client.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Resets the connection, now or with the close that follows, so that a peer cannot take what it got for complete.
-    fn abort(&mut self);
+    /// Resets the connection, so that a peer cannot take what it got for complete; `false`: with the close that follows.
+    fn abort(&mut self) -> bool;
 }
 
 impl Stream for TcpStream {
-    fn abort(&mut self) {
+    fn abort(&mut self) -> bool {
         // Linux sends the reset at once; whatever does not, with the close.
         #[cfg(target_os = "linux")]
         if rustix::net::connect_unspec(&*self).is_ok() {
-            return;
+            return true;
         }
         // Fails on a socket that is gone already.
         let _ = self.set_zero_linger();
+        false
     }
 }
 
 impl Stream for UnixStream {
     /// There is no such thing as a reset here: what was sent before is read, and the framing tells that it was not
     /// all.
-    fn abort(&mut self) {}
+    fn abort(&mut self) -> bool {
+        false
+    }
 }
 
 impl<S: Stream> Stream for TlsStream<S> {
     /// Beside the reset, no `close_notify` is sent, so that TLS tells of the truncation as well.
-    fn abort(&mut self) {
-        self.get_mut().0.abort();
+    fn abort(&mut self) -> bool {
+        self.get_mut().0.abort()
     }
 }
 
 impl<S: Stream + ?Sized> Stream for Box<S> {
-    fn abort(&mut self) {
-        (**self).abort();
+    fn abort(&mut self) -> bool {
+        (**self).abort()
     }
 }
 
@@ -60,8 +63,8 @@ impl<S> Prefixed<S> {
 }
 
 impl<S: Stream> Stream for Prefixed<S> {
-    fn abort(&mut self) {
-        self.stream.abort();
+    fn abort(&mut self) -> bool {
+        self.stream.abort()
     }
 }
 
@@ -118,7 +121,9 @@ mod tests {
     use super::*;
 
     impl Stream for tokio::io::DuplexStream {
-        fn abort(&mut self) {}
+        fn abort(&mut self) -> bool {
+            false
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! What the gateways of one store hold in common for a short while: counts of what failed, what may be used once, and
-//! answers that are given again. Everything here is forgotten by itself.
+//! What the gateways of one store hold in common for a short while: counts of what failed, and what may be used once.
+//! Everything here is forgotten by itself.
 
 use super::Answer;
 use crate::clock::UnixTime;
@@ -21,19 +21,19 @@ pub trait Common: Send + Sync {
     /// What is counted under each of these keys, in their order.
     fn counts(&self, keys: [CommonKey; 2], now: UnixTime) -> Answer<'_, [Count; 2]>;
 
-    /// Counts one more under each of these keys: what is counted then, in their order. A window that begins with this
-    /// ends at `until`.
-    fn count(&self, keys: [CommonKey; 2], until: UnixTime, now: UnixTime) -> Answer<'_, [Count; 2]>;
+    /// Counts one more under the first of these keys, and under the second unless that makes more than `first_max`: what is
+    /// counted then, in their order; nothing under a key that was left alone. A window that begins with this ends at `until`.
+    fn count(
+        &self,
+        keys: [CommonKey; 2],
+        first_max: u64,
+        until: UnixTime,
+        now: UnixTime,
+    ) -> Answer<'_, [Count; 2]>;
 
     /// Nothing is known of this key any more.
     fn forget(&self, key: CommonKey) -> Answer<'_, ()>;
 
     /// Uses something that may be used once until `until`: whether this was the first time.
     fn use_once(&self, key: CommonKey, until: UnixTime, now: UnixTime) -> Answer<'_, bool>;
-
-    /// What is kept under this key, if anything.
-    fn kept(&self, key: CommonKey, now: UnixTime) -> Answer<'_, Option<Vec<u8>>>;
-
-    /// Keeps something until `until`.
-    fn keep(&self, key: CommonKey, what: Vec<u8>, until: UnixTime, now: UnixTime) -> Answer<'_, ()>;
 }

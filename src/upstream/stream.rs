@@ -229,10 +229,11 @@ impl Download {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 // Behind the whole of an answer this says that the rest of the request is not wanted (RFC 9113 §8.1); before
-                // its end it would be another code (see `frames.rs`).
+                // its end it would be another code (see `frames.rs`). A reset of ours, for a request that broke off, cuts the answer.
                 Some(Err(error))
                     if matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL))
-                        && error.is_reset() =>
+                        && error.is_reset()
+                        && error.is_remote() =>
                 {
                     return Poll::Ready(None);
                 }

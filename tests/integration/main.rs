@@ -6,6 +6,7 @@ mod bad_input;
 mod balancers;
 mod balancing;
 mod bound;
+mod broken_off;
 mod bulk;
 mod components;
 mod cookies;

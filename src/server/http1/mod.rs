@@ -64,7 +64,7 @@ pub(super) async fn serve<S: Stream, H: Handler>(
                 continue;
             }
             Next::End => break,
-            Next::Cut => return talk.cut_short(),
+            Next::Cut => return talk.cut_short(ticket),
         };
         interim.begin(talk.knows_interim());
         let running = place.get_or_insert_with(|| Box::pin(None));
@@ -76,12 +76,12 @@ pub(super) async fn serve<S: Stream, H: Handler>(
         )));
         let answered = poll_fn(|cx| talk.poll_handler(running.as_mut(), &interim, cx)).await;
         running.set(None);
-        let Some(mut response) = answered else { return talk.cut_short() };
+        let Some(mut response) = answered else { return talk.cut_short(ticket) };
         layers.mark(&mut response);
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         talk.begin(response, site.drain.phase() != Phase::Serving);
         if !poll_fn(|cx| talk.poll_answer(cx)).await {
-            return talk.cut_short();
+            return talk.cut_short(ticket);
         }
         if switches {
             return talk.hand_over(ticket);
@@ -93,6 +93,6 @@ pub(super) async fn serve<S: Stream, H: Handler>(
     drop(place);
     let mut closing = Closing::Begun { owes: talk.owes() || talk.has_more() };
     if !poll_fn(|cx| talk.poll_close(&mut closing, cx)).await {
-        talk.cut_short();
+        talk.cut_short(ticket);
     }
 }

@@ -518,10 +518,12 @@ impl<S: Stream> Talk<S> {
     }
 
     /// Ends the connection so that nobody takes what was sent for complete.
-    pub(super) fn cut_short(mut self) {
+    pub(super) fn cut_short(mut self, ticket: Ticket) {
+        self.line.socket.cut_short = true;
         // Where a revocation cuts thousands, each client is told first, and what is left of them is cleared away after that.
-        self.line.socket.stream.abort();
-        worker::later(self.line);
+        if self.line.socket.stream.abort() {
+            worker::later((self.line, ticket));
+        }
     }
 
     /// The connection goes to whoever has answered 101.

@@ -10,6 +10,7 @@ use crate::store::{Common, CommonKey, Count};
 
 /// Rows that count for nothing go with each new one, so many of them: there are never many more than are needed.
 const SWEPT: i64 = 20;
+const NOTHING: Count = Count { count: 0, until: UnixTime::ZERO };
 
 impl Common for Postgres {
     fn counts(&self, keys: [CommonKey; 2], now: UnixTime) -> Answer<'_, [Count; 2]> {
@@ -23,21 +24,22 @@ impl Common for Postgres {
         })
     }
 
-    fn count(&self, keys: [CommonKey; 2], until: UnixTime, now: UnixTime) -> Answer<'_, [Count; 2]> {
-        self.run((keys, until, now), |client, (keys, until, now)| {
+    fn count(
+        &self,
+        keys: [CommonKey; 2],
+        first_max: u64,
+        until: UnixTime,
+        now: UnixTime,
+    ) -> Answer<'_, [Count; 2]> {
+        self.run((keys, first_max, until, now), |client, (keys, first_max, until, now)| {
             Box::pin(async move {
                 sweep(client, *now).await?;
-                // In the order of the keys, so that no two of them wait for each other.
-                let sql = "
-                    INSERT INTO brief AS known (key, until, count)
-                    SELECT new.key, $2, 1 FROM unnest($1::bytea[]) AS new (key) ORDER BY new.key
-                    ON CONFLICT (key) DO UPDATE SET
-                        count = CASE WHEN known.until <= $3 THEN 1 ELSE known.count + 1 END,
-                        until = CASE WHEN known.until <= $3 THEN excluded.until ELSE known.until END
-                    RETURNING key, count, until";
-                let statement = client.prepare_cached(sql).await?;
-                let rows = client.query(&statement, &[&slices(keys), &millis(*until), &millis(*now)]).await?;
-                in_order(keys, &rows)
+                let first = add(client, &keys[0], *until, *now).await?;
+                // Else one address could fill up what stands for all of them, with many attempts at once.
+                if first.count > *first_max {
+                    return Ok([first, NOTHING]);
+                }
+                Ok([first, add(client, &keys[1], *until, *now).await?])
             })
         })
     }
@@ -65,31 +67,19 @@ impl Common for Postgres {
             })
         })
     }
+}
 
-    fn kept(&self, key: CommonKey, now: UnixTime) -> Answer<'_, Option<Vec<u8>>> {
-        self.run((key, now), |client, (key, now)| {
-            Box::pin(async move {
-                let sql = "SELECT content FROM brief WHERE key = $1 AND until > $2";
-                let statement = client.prepare_cached(sql).await?;
-                let row = client.query_opt(&statement, &[&&key[..], &millis(*now)]).await?;
-                Ok(row.map(|row| row.try_get::<_, Option<Vec<u8>>>(0)).transpose()?.flatten())
-            })
-        })
-    }
-
-    fn keep(&self, key: CommonKey, what: Vec<u8>, until: UnixTime, now: UnixTime) -> Answer<'_, ()> {
-        self.run((key, what, until, now), |client, (key, what, until, now)| {
-            Box::pin(async move {
-                sweep(client, *now).await?;
-                let sql = "
-                    INSERT INTO brief (key, until, count, content) VALUES ($1, $2, 1, $3)
-                    ON CONFLICT (key) DO UPDATE SET until = excluded.until, content = excluded.content";
-                let statement = client.prepare_cached(sql).await?;
-                client.execute(&statement, &[&&key[..], &millis(*until), &&what[..]]).await?;
-                Ok(())
-            })
-        })
-    }
+/// One more under this key.
+async fn add(client: &Client, key: &CommonKey, until: UnixTime, now: UnixTime) -> Result<Count> {
+    let sql = "
+        INSERT INTO brief AS known (key, until, count) VALUES ($1, $2, 1)
+        ON CONFLICT (key) DO UPDATE SET
+            count = CASE WHEN known.until <= $3 THEN 1 ELSE known.count + 1 END,
+            until = CASE WHEN known.until <= $3 THEN excluded.until ELSE known.until END
+        RETURNING count, until";
+    let statement = client.prepare_cached(sql).await?;
+    let row = client.query_one(&statement, &[&&key[..], &millis(until), &millis(now)]).await?;
+    Ok(Count { count: number(&row, "count")?, until: time(&row, "until")? })
 }
 
 fn slices(keys: &[CommonKey; 2]) -> Vec<&[u8]> {
@@ -98,7 +88,7 @@ fn slices(keys: &[CommonKey; 2]) -> Vec<&[u8]> {
 
 /// The counts of rows in the order of their keys.
 fn in_order(keys: &[CommonKey; 2], rows: &[Row]) -> Result<[Count; 2]> {
-    let mut counts = [Count { count: 0, until: UnixTime::ZERO }; 2];
+    let mut counts = [NOTHING; 2];
     for row in rows {
         let key: &[u8] = row.try_get("key")?;
         let known = Count { count: number(row, "count")?, until: time(row, "until")? };

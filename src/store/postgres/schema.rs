@@ -105,13 +105,12 @@ const STEPS: &[&str] = &[
     INSERT INTO meta VALUES ('safe', '0');
 "#,
     r#"
-    -- What the gateways know in common for a short while: how often a sign-in failed, what was used once, first answers.
+    -- What the gateways know in common for a short while: how often a sign-in failed, and what was used once.
     -- The keys are digests; a row counts for nothing from `until` on.
     CREATE TABLE brief (
-        key     bytea PRIMARY KEY,
-        until   bigint NOT NULL,
-        count   bigint NOT NULL,
-        content bytea
+        key   bytea PRIMARY KEY,
+        until bigint NOT NULL,
+        count bigint NOT NULL
     );
     CREATE INDEX brief_until ON brief (until);
 "#,
