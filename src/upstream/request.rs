@@ -17,8 +17,8 @@ pub(super) fn outgoing(request: Request<Body>) -> Box<Request<Outgoing>> {
         let target = head.uri.path_and_query().cloned();
         head.uri = target.map_or_else(Uri::default, Uri::from);
     }
-    // Framing is the body's, never what a header claims. hyper would send a Content-Length that it finds along
-    // with no body, and the upstream would take the next request for it.
+    // Framing is the body's, never what a header claims: with a Content-Length that it finds and no body, the
+    // upstream would take the next request for it.
     let headers = &mut head.headers;
     headers.remove(TRANSFER_ENCODING);
     if body.is_end_stream() {
@@ -35,7 +35,7 @@ pub(super) fn outgoing(request: Request<Body>) -> Box<Request<Outgoing>> {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
     } else if !headers.contains_key(CONTENT_LENGTH) {
-        // hyper would send a GET without its body otherwise.
+        // Over HTTP/1.1 nothing else would tell of the body.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     Box::new(Request::from_parts(head, Outgoing::new(body)))

@@ -27,7 +27,7 @@ use super::upload::Upload;
 use super::wire::{Wire, later};
 use super::{Slot, Tunnel};
 
-/// Refuses what hyper's parser lets through although two readers could disagree about where it ends, and takes
+/// Refuses what a parser lets through although two readers could disagree about where it ends, and takes
 /// from a 204 the `Content-Length` that it must not have.
 pub(super) fn check(head: &mut Parts, upgrade: bool) -> Result<(), Fault> {
     let (status, version) = (head.status, head.version);
