@@ -11,7 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a measurement is a failed measurement")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -20,20 +20,19 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::event::epoll;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 
 const SECRET: &[u8] = b"a secret for a measurement, and long enough for HS256";
 const SINGLES: usize = 200;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     if arguments.iter().any(|argument| argument == "--upstream") {
-        runtime.block_on(serve());
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(serve());
     } else if arguments.iter().any(|argument| argument == "--measure") {
-        runtime.block_on(measure());
+        measure();
     } else if arguments.iter().any(|argument| argument == "--bench") {
         let this = std::env::current_exe().unwrap();
         let status = raised(&this).arg("--measure").status().unwrap();
@@ -70,20 +69,79 @@ async fn serve() {
     }
 }
 
-/// When a stream ended. It is closed later: closing ten thousand costs the one who measures as much as seeing their ends.
-type Ended = (Instant, TcpStream);
+/// The clients' streams, and what tells when one of them ends. They cost as little as can be, for they share the machine with
+/// the gateway: one system call tells of thousands of ends, and none is read or closed meanwhile.
+struct Streams {
+    epoll: rustix::fd::OwnedFd,
+    all: Vec<TcpStream>,
+    ended: Vec<Option<Instant>>,
+    events: Vec<epoll::Event>,
+}
 
-async fn measure() {
+impl Streams {
+    fn new() -> Self {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        Self { epoll, all: Vec::new(), ended: Vec::new(), events: Vec::with_capacity(16 * 1024) }
+    }
+
+    /// Takes one that has begun; gives its number.
+    fn add(&mut self, stream: TcpStream) -> usize {
+        stream.set_nonblocking(true).unwrap();
+        let number = self.all.len();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(number as u64), flags).unwrap();
+        self.all.push(stream);
+        self.ended.push(None);
+        number
+    }
+
+    /// Looks at what has happened, for so long at most.
+    fn look(&mut self, within: Duration) {
+        let within = rustix::event::Timespec::try_from(within).unwrap();
+        let buffer = rustix::buffer::spare_capacity(&mut self.events);
+        epoll::wait(&self.epoll, buffer, Some(&within)).unwrap();
+        let seen = Instant::now();
+        for event in self.events.drain(..) {
+            let number = event.data.u64() as usize;
+            let (flags, ended) = (event.flags, epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            let mut rest = [0; 4096];
+            if flags.intersects(ended) || matches!(self.all[number].read(&mut rest), Ok(0)) {
+                self.ended[number].get_or_insert(seen);
+            }
+        }
+    }
+
+    /// When these ended; waits until they have.
+    fn ends(&mut self, numbers: std::ops::Range<usize>) -> Vec<Instant> {
+        let wait = |number| loop {
+            match self.ended[number] {
+                Some(ended) => return ended,
+                None => self.look(Duration::from_secs(60)),
+            }
+        };
+        numbers.map(wait).collect()
+    }
+
+    /// The same to a millisecond: a look at thousands of ends that nobody was woken for, as if clients were on other machines.
+    fn ends_seen_at_times(&mut self, numbers: std::ops::Range<usize>) -> Vec<Instant> {
+        while self.ended[numbers.clone()].iter().any(Option::is_none) {
+            std::thread::sleep(Duration::from_millis(1));
+            self.look(Duration::ZERO);
+        }
+        self.ends(numbers)
+    }
+}
+
+fn measure() {
     let (streams, neighbours) = (number("LIVE_STREAMS", 10_000), number("LIVE_NEIGHBOURS", 1_000));
     let stage = Stage::start();
-    let mut all = JoinSet::new();
-    let mut others = JoinSet::new();
+    let mut clients = Streams::new();
     let started = Instant::now();
     for number in 0..streams {
-        stage.open(&mut all, &token("ada", &format!("ada-{number}"))).await;
+        clients.add(stage.open(&token("ada", &format!("ada-{number}"))));
     }
     for number in 0..neighbours {
-        stage.open(&mut others, &token("bob", &format!("bob-{number}"))).await;
+        clients.add(stage.open(&token("bob", &format!("bob-{number}"))));
     }
     println!("{} streams open after {:.1?}", streams + neighbours, started.elapsed());
     assert_eq!(stage.live(), streams + neighbours);
@@ -91,23 +149,26 @@ async fn measure() {
     let mut singles = Vec::new();
     let mut acknowledged = Vec::new();
     for number in 0..SINGLES {
-        let mut one = JoinSet::new();
         let id = format!("one-{number}");
-        stage.open(&mut one, &token("eve", &id)).await;
+        let one = clients.add(stage.open(&token("eve", &id)));
         let sent = Instant::now();
-        acknowledged.push(stage.revoke("token", &id).await - sent);
-        singles.push(one.join_next().await.unwrap().unwrap().0 - sent);
+        let answer = stage.revoke("token", &id);
+        singles.push(clients.ends(one..one + 1)[0] - sent);
+        acknowledged.push(answer.join().unwrap() - sent);
     }
     report("one stream, to its end", &mut singles);
     report("  to the acknowledgement", &mut acknowledged);
 
     let sent = Instant::now();
-    let acknowledged = stage.revoke("subject", "ada").await - sent;
-    let mut ends: Vec<Duration> = all.join_all().await.iter().map(|(ended, _)| *ended - sent).collect();
+    let answer = stage.revoke("subject", "ada");
+    let mut ends: Vec<Duration> = clients.ends_seen_at_times(0..streams).iter().map(|ended| *ended - sent).collect();
     report(&format!("{streams} streams, to their ends"), &mut ends);
-    println!("  acknowledged after {acknowledged:.1?}");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let touched = std::iter::from_fn(|| others.try_join_next()).count();
+    println!("  acknowledged after {:.1?}", answer.join().unwrap() - sent);
+    let until = Instant::now() + Duration::from_secs(1);
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        clients.look(left);
+    }
+    let touched = clients.ended[streams..streams + neighbours].iter().flatten().count();
     println!("neighbours that ended: {touched} of {neighbours}; still registered: {}", stage.live());
     assert_eq!((touched, stage.live()), (0, neighbours));
 }
@@ -186,32 +247,29 @@ impl Stage {
         Self { dir, children: vec![gateway, upstream], clear: clear.unwrap(), admin: admin.unwrap() }
     }
 
-    /// Opens a stream and waits until it has begun; its task gives the moment when it ended.
-    async fn open(&self, streams: &mut JoinSet<Ended>, token: &str) {
-        let mut stream = TcpStream::connect(self.clear).await.unwrap();
+    /// Opens a stream and waits until it has begun.
+    fn open(&self, token: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.clear).unwrap();
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut read = Vec::new();
+        stream.write_all(head.as_bytes()).unwrap();
+        let (mut read, mut piece) = (Vec::new(), [0; 4096]);
         while !read.windows(5).any(|window| window == b"begun") {
-            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "{}", String::from_utf8_lossy(&read));
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&read));
+            read.extend_from_slice(&piece[..count]);
         }
-        streams.spawn(async move {
-            let mut rest = [0; 64];
-            while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
-            (Instant::now(), stream)
-        });
+        stream
     }
 
     /// Revokes on a thread of its own; gives the moment of the acknowledgement.
-    async fn revoke(&self, kind: &str, value: &str) -> Instant {
+    fn revoke(&self, kind: &str, value: &str) -> std::thread::JoinHandle<Instant> {
         let body = format!(r#"{{"kind":"{kind}","value":"{value}"}}"#);
         let (admin, token) = (self.admin, self.admin_token());
-        let call = move || {
+        std::thread::spawn(move || {
             let answer = call(admin, "POST /admin/revocations", &token, &body);
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
             Instant::now()
-        };
-        tokio::task::spawn_blocking(call).await.unwrap()
+        })
     }
 
     fn live(&self) -> usize {
@@ -226,7 +284,7 @@ impl Stage {
 }
 
 fn call(address: SocketAddr, line: &str, token: &str, body: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
     let head = format!(
         "{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

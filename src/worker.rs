@@ -13,18 +13,40 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
     /// What is to be dropped [`later`].
-    static LEFT: RefCell<Vec<Box<dyn Send>>> = const { RefCell::new(Vec::new()) };
+    static LEFT: RefCell<Left> = const { RefCell::new(Left { pieces: Vec::new(), came: 0 }) };
 }
 
-/// When that is: a thread has told thousands of clients by then.
-const LATER: Duration = Duration::from_millis(100);
+/// When that is: when not many came for so long, or after so many times as long.
+const LATER: Duration = Duration::from_millis(50);
+const LATER_MAX: usize = 20;
+/// A thread that tells clients of their end tells thousands meanwhile.
+const MANY: usize = 256;
 /// So many are dropped between two looks at what else there is to do.
 const AT_A_TIME: usize = 16;
+
+/// Things to be dropped, in pieces: a list of thousands that grows is moved to new memory, which costs more than they do.
+struct Left {
+    pieces: Vec<Vec<Box<dyn Send>>>,
+    /// How many, ever.
+    came: usize,
+}
+
+impl Left {
+    fn push(&mut self, thing: Box<dyn Send>) {
+        self.came += 1;
+        if self.pieces.last().is_none_or(|piece| piece.len() == AT_A_TIME) {
+            self.pieces.push(Vec::with_capacity(AT_A_TIME));
+        }
+        if let Some(piece) = self.pieces.last_mut() {
+            piece.push(thing);
+        }
+    }
+}
 
 /// Which worker this thread is, from 0; 0 on every other thread.
 pub fn index() -> usize {
@@ -76,17 +98,20 @@ pub fn later(thing: impl Send + 'static) {
     let Some(runtime) = Handle::try_current().ok().filter(own) else { return };
     let is_first = LEFT.with_borrow_mut(|left| {
         left.push(Box::new(thing));
-        left.len() == 1
+        left.pieces.len() == 1 && left.pieces[0].len() == 1
     });
     if is_first {
         let rest = Rest; // goes with the task, begun or not
         runtime.spawn(async move {
             let _rest = rest;
-            tokio::time::sleep(LATER).await;
-            while let Some(some) = LEFT.with_borrow_mut(|left| {
-                let rest = left.len().saturating_sub(AT_A_TIME);
-                (!left.is_empty()).then(|| left.split_off(rest))
-            }) {
+            for _ in 0..LATER_MAX {
+                let before = LEFT.with_borrow(|left| left.came);
+                tokio::time::sleep(LATER).await;
+                if LEFT.with_borrow(|left| left.came - before) < MANY {
+                    break;
+                }
+            }
+            while let Some(some) = LEFT.with_borrow_mut(|left| left.pieces.pop()) {
                 drop(some);
                 tokio::task::yield_now().await;
             }
@@ -94,12 +119,19 @@ pub fn later(thing: impl Send + 'static) {
     }
 }
 
+/// Waits for the moment when what is left for [`later`] is dropped.
+pub async fn turn() {
+    let (turn, mine) = oneshot::channel::<()>();
+    later(turn);
+    let _ = mine.await;
+}
+
 /// What is still there when the runtime ends goes with it.
 struct Rest;
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        drop(LEFT.try_with(RefCell::take));
+        drop(LEFT.try_with(|left| std::mem::take(&mut left.borrow_mut().pieces)));
     }
 }
 
@@ -325,7 +357,7 @@ mod tests {
             runtime.block_on(async {
                 (1..=100).for_each(|number| later(Told(tell.clone(), number)));
                 assert!(told.try_recv().is_err(), "not at once");
-                while !ends_early && LEFT.with_borrow(|left| !left.is_empty()) {
+                while !ends_early && LEFT.with_borrow(|left| !left.pieces.is_empty()) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             });

@@ -28,6 +28,7 @@ use super::guard::Fault;
 use super::stream::Stream;
 use crate::answer::Interim;
 use crate::route::Peer;
+use crate::worker;
 use head::Verdict;
 use line::{Closing, Line};
 use talk::{Next, Talk};
@@ -50,7 +51,7 @@ pub(super) async fn serve<S: Stream, H: Handler>(
     let interim = Interim::default();
     // A handler's future is large: its place is used again, and given back with the buffers.
     let mut place = None;
-    loop {
+    let is_cut = loop {
         let next = match refused.take() {
             Some(fault) => Next::Refused { fault, head: false },
             None => poll_fn(|cx| talk.poll_next(cx)).await,
@@ -63,8 +64,8 @@ pub(super) async fn serve<S: Stream, H: Handler>(
                 talk.rest();
                 continue;
             }
-            Next::End => break,
-            Next::Cut => return talk.cut_short(ticket),
+            Next::End => break false,
+            Next::Cut => break true,
         };
         interim.begin(talk.knows_interim());
         let running = place.get_or_insert_with(|| Box::pin(None));
@@ -76,23 +77,29 @@ pub(super) async fn serve<S: Stream, H: Handler>(
         )));
         let answered = poll_fn(|cx| talk.poll_handler(running.as_mut(), &interim, cx)).await;
         running.set(None);
-        let Some(mut response) = answered else { return talk.cut_short(ticket) };
+        let Some(mut response) = answered else { break true };
         layers.mark(&mut response);
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         talk.begin(response, site.drain.phase() != Phase::Serving);
         if !poll_fn(|cx| talk.poll_answer(cx)).await {
-            return talk.cut_short(ticket);
+            break true;
         }
         if switches {
             return talk.hand_over(ticket);
         }
         if talk.is_last() {
-            break;
+            break false;
+        }
+    };
+    drop(place);
+    if !is_cut {
+        let mut closing = Closing::Begun { owes: talk.owes() || talk.has_more() };
+        if poll_fn(|cx| talk.poll_close(&mut closing, cx)).await {
+            return;
         }
     }
-    drop(place);
-    let mut closing = Closing::Begun { owes: talk.owes() || talk.has_more() };
-    if !poll_fn(|cx| talk.poll_close(&mut closing, cx)).await {
-        talk.cut_short(ticket);
+    if talk.cut_short() {
+        // Where a revocation cuts thousands, each client is told first, and what is left of them is cleared away after that.
+        worker::turn().await;
     }
 }

@@ -23,7 +23,6 @@ use crate::server::connection::LAST_WORDS;
 use crate::server::drain::{Phase, Ticket, Watch};
 use crate::server::guard::{Fault, Head, HeadScan, Scanned};
 use crate::server::stream::Stream;
-use crate::worker;
 
 /// After so long without a request, a connection is given no more buffers than one that has said nothing yet. Those
 /// that are in use never come to it. Sooner in unit tests, so that connections there do.
@@ -517,13 +516,13 @@ impl<S: Stream> Talk<S> {
         if self.watch.poll_phase(cx) == Phase::Stopped { Poll::Ready(false) } else { Poll::Pending }
     }
 
-    /// Ends the connection so that nobody takes what was sent for complete.
-    pub(super) fn cut_short(mut self, ticket: Ticket) {
+    /// Ends the connection so that nobody takes what was sent for complete; whether the client has been told by that, and
+    /// not only with the close that follows.
+    pub(super) fn cut_short(&mut self) -> bool {
         self.line.socket.cut_short = true;
-        // Where a revocation cuts thousands, each client is told first, and what is left of them is cleared away after that.
-        if self.line.socket.stream.abort() {
-            worker::later((self.line, ticket));
-        }
+        let told = self.line.socket.stream.abort();
+        self.answer = None;
+        told
     }
 
     /// The connection goes to whoever has answered 101.
