@@ -161,7 +161,8 @@ fn measure() {
 
     let sent = Instant::now();
     let answer = stage.revoke("subject", "ada");
-    let mut ends: Vec<Duration> = clients.ends_seen_at_times(0..streams).iter().map(|ended| *ended - sent).collect();
+    let mut ends: Vec<Duration> =
+        clients.ends_seen_at_times(0..streams).iter().map(|ended| *ended - sent).collect();
     report(&format!("{streams} streams, to their ends"), &mut ends);
     println!("  acknowledged after {:.1?}", answer.join().unwrap() - sent);
     let until = Instant::now() + Duration::from_secs(1);

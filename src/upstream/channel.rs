@@ -44,8 +44,9 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What is kept of a request's body that the target does not take.
 const SEND_BYTES_MAX: usize = 64 * 1024;
 /// A connection on which requests wait and nothing comes is asked whether it lives, and given up if it does not say so.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_WITHIN: Duration = Duration::from_secs(20);
+/// Unit tests do not wait for so long.
+const PING_EVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
+const PING_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 20 });
 /// What a target is taken to allow before it has said anything. A strange number, so that one that says this very one
 /// is unlikely; it would count as silent.
 const STREAMS_UNSAID: usize = 101;

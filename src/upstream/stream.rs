@@ -13,14 +13,11 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
-use crate::http2::{Heard, Tunnel};
+use crate::http2::{Heard, Pump, Tunnel};
 
 use super::Tell;
 use super::decode::INFORMATIONAL_BYTES_MAX;
 use super::upload::Outgoing;
-
-/// The most of a body that is handed on at once: a frame.
-const PIECE_BYTES: usize = 16 * 1024;
 
 /// A request whose head has been sent. Dropping it, or its answer, resets the stream.
 pub(super) struct Stream {
@@ -74,12 +71,12 @@ impl Stream {
         if body.is_end_stream() {
             return Self { answer, way: Way::Over, heard };
         }
-        let mut sending = Sending { body, to, rest: Bytes::new(), last: false };
+        let mut pump = Pump::new(body, to, |_| {});
         // What is there already goes out with the head, and most bodies are there.
-        let over = poll_fn(|cx| Poll::Ready(sending.poll(cx).is_ready())).await;
+        let over = poll_fn(|cx| Poll::Ready(send(&mut pump, cx).is_ready())).await;
         let way = match over {
             true => Way::Over,
-            false => Way::Rest(Rest(tokio::spawn(async move { poll_fn(|cx| sending.poll(cx)).await }))),
+            false => Way::Rest(Rest(tokio::spawn(async move { poll_fn(|cx| send(&mut pump, cx)).await }))),
         };
         Self { answer, way, heard }
     }
@@ -122,80 +119,13 @@ impl Stream {
     }
 }
 
-/// The body of a request on its way.
-struct Sending {
-    body: Outgoing,
-    to: SendStream<Bytes>,
-    /// Taken of the body, and not sent.
-    rest: Bytes,
-    /// It is the last of it.
-    last: bool,
-}
-
-impl Sending {
-    /// Ready when all is with the connection, or nothing more is to be. The error of a body is kept by the body.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let sent = self.poll_body(cx);
-        if sent.is_pending() { self.to.poll_reset(cx).map(drop) } else { sent }
+/// Ready when all is with the connection, or nothing more is to be. The error of a body is kept by the body.
+fn send(pump: &mut Pump<Outgoing>, cx: &mut Context<'_>) -> Poll<()> {
+    if let Err(error) = ready!(pump.poll(cx)) {
+        tracing::debug!(%error, "the body of a request broke off");
+        pump.reset(Reason::CANCEL);
     }
-
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if !self.rest.is_empty() {
-                let room = ready!(self.poll_room(cx));
-                if room == 0 {
-                    return Poll::Ready(()); // it has ended
-                }
-                let piece = self.rest.split_to(room);
-                let over = self.last && self.rest.is_empty();
-                if self.to.send_data(piece, over).is_err() || over {
-                    return Poll::Ready(());
-                }
-                continue;
-            }
-            let sent = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.last = self.body.is_end_stream();
-                        if !data.is_empty() {
-                            self.rest = data;
-                            continue;
-                        }
-                        if !self.last {
-                            continue;
-                        }
-                        self.to.send_data(data, true)
-                    }
-                    Err(frame) => self.to.send_trailers(frame.into_trailers().unwrap_or_default()),
-                },
-                None => self.to.send_data(Bytes::new(), true),
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "the body of a request broke off");
-                    self.to.send_reset(Reason::CANCEL);
-                    return Poll::Ready(());
-                }
-            };
-            if let Err(error) = sent {
-                tracing::debug!(%error, "the end of a request could not be sent");
-                self.to.send_reset(Reason::INTERNAL_ERROR);
-            }
-            return Poll::Ready(());
-        }
-    }
-
-    /// What the target takes now of what is left; 0 when it takes nothing any more.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
-        if self.to.capacity() == 0 {
-            self.to.reserve_capacity(self.rest.len().min(PIECE_BYTES));
-        }
-        while self.to.capacity() == 0 {
-            match ready!(self.to.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(0),
-            }
-        }
-        Poll::Ready(self.to.capacity().min(self.rest.len()))
-    }
+    Poll::Ready(())
 }
 
 /// The body of an answer. What is taken of it makes room for more. Dropping it before its end resets the stream.

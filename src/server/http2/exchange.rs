@@ -1,7 +1,7 @@
 //! One stream: a request, and its answer.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker, ready};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -21,7 +21,7 @@ use super::hub::Hub;
 use super::upload::{Expected, Upload};
 use crate::answer::{Body, BoxError, Cut, Handing, Hold, Interim, handover};
 use crate::clock::Timer;
-use crate::http2::Tunnel;
+use crate::http2::{Pump, Tunnel};
 use crate::route::Peer;
 use crate::server::Rules;
 use crate::server::connection::{Handler, Site};
@@ -30,8 +30,6 @@ use crate::server::layers::Layers;
 
 /// Given up later than this, an answer was waited for.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// The most of a body that is handed on at once: a frame.
-const PIECE_BYTES: usize = 16 * 1024;
 
 /// What the requests of a connection have in common.
 pub(super) struct Shared<H> {
@@ -176,16 +174,12 @@ impl<H: Handler> Shared<H> {
 
 /// An answer whose head has been sent.
 struct Sending {
-    body: Body,
-    to: SendStream<Bytes>,
-    /// Taken of the body, and not sent.
-    rest: Bytes,
-    /// It is the last of it.
-    last: bool,
+    pump: Pump<Body>,
     cut: Option<Cut>,
     /// The client takes nothing for so long.
     stall: Option<Duration>,
-    deadline: Option<Instant>,
+    /// When that is, since so many pieces went out.
+    deadline: Option<(u64, Instant)>,
     timer: Timer,
 }
 
@@ -224,102 +218,52 @@ impl Sending {
             handing.give(Box::new(Tunnel::new(from, to, shared.hub.heard.clone(), abandoned)));
             return None;
         }
-        let (rest, last, stall) = (Bytes::new(), false, shared.rules.write_stall);
-        let sending = Self { body, to, rest, last, cut, stall, deadline: None, timer: Timer::default() };
+        let (pump, stall) = (Pump::new(body, to, fields::prepare_trailers), shared.rules.write_stall);
+        let sending = Self { pump, cut, stall, deadline: None, timer: Timer::default() };
         (!over).then_some(sending)
     }
 
     /// Sends the body; ready when that is over, one way or the other. A client that takes nothing keeps us from asking
     /// the body, so here it is looked for a cut, too.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let sent = self.poll_body(cx);
-        if sent.is_ready() {
-            return Poll::Ready(());
+        match self.pump.poll(cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(()),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "the body of an answer broke off");
+                let reason = if self.is_cut(cx) { Reason::CANCEL } else { reason(&error) };
+                self.pump.reset(reason);
+                return Poll::Ready(());
+            }
+            Poll::Pending => {}
         }
         if self.is_cut(cx) {
             // Nothing is wrong, but the answer must not go on.
-            self.to.send_reset(Reason::CANCEL);
+            self.pump.reset(Reason::CANCEL);
             return Poll::Ready(());
         }
-        self.to.poll_reset(cx).map(drop)
+        ready!(self.poll_stall(cx));
+        tracing::debug!("a client takes nothing of its answer");
+        self.pump.reset(Reason::CANCEL);
+        Poll::Ready(())
     }
 
     fn is_cut(&self, cx: &mut Context<'_>) -> bool {
         self.cut.as_ref().is_some_and(|cut| cut.0.poll_cut(cx).is_ready())
     }
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if !self.rest.is_empty() {
-                ready!(self.poll_room(cx));
-                let room = self.to.capacity().min(self.rest.len());
-                if room == 0 {
-                    return Poll::Ready(()); // it has ended
-                }
-                let piece = self.rest.split_to(room);
-                let over = self.last && self.rest.is_empty();
-                if self.to.send_data(piece, over).is_err() || over {
-                    return Poll::Ready(());
-                }
-                continue;
-            }
-            let sent = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.last = self.body.is_end_stream();
-                        if !data.is_empty() {
-                            self.rest = data;
-                            continue;
-                        }
-                        if !self.last {
-                            continue;
-                        }
-                        self.to.send_data(data, true)
-                    }
-                    Err(frame) => {
-                        let mut trailers = frame.into_trailers().unwrap_or_default();
-                        fields::prepare(&mut trailers);
-                        self.to.send_trailers(trailers)
-                    }
-                },
-                None => self.to.send_data(Bytes::new(), true),
-                Some(Err(error)) => {
-                    let reason = if self.is_cut(cx) { Reason::CANCEL } else { reason(&error) };
-                    tracing::debug!(%error, "the body of an answer broke off");
-                    self.to.send_reset(reason);
-                    return Poll::Ready(());
-                }
-            };
-            if let Err(error) = sent {
-                tracing::debug!(%error, "the end of an answer could not be sent");
-                self.to.send_reset(Reason::INTERNAL_ERROR);
-            }
-            return Poll::Ready(());
-        }
-    }
-
-    /// Waits for the client to take more; ready, too, when it takes nothing for too long, or nothing any more.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.to.capacity() > 0 {
-            return Poll::Ready(());
-        }
-        self.to.reserve_capacity(self.rest.len().min(PIECE_BYTES));
-        while self.to.capacity() == 0 {
-            match self.to.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    let Some(stall) = self.stall else { return Poll::Pending };
-                    let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + stall);
-                    ready!(self.timer.poll(deadline, cx));
-                    tracing::debug!("a client takes nothing of its answer");
-                    self.to.send_reset(Reason::CANCEL);
-                    return Poll::Ready(());
-                }
-            }
-        }
-        self.deadline = None;
-        Poll::Ready(())
+    /// Ready when the client has taken nothing for too long.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stall) = self.stall.filter(|_| self.pump.waits_for_room()) else {
+            self.deadline = None;
+            return Poll::Pending;
+        };
+        let pieces = self.pump.pieces();
+        let deadline = match self.deadline {
+            Some((before, deadline)) if before == pieces => deadline,
+            _ => Instant::now() + stall,
+        };
+        self.deadline = Some((pieces, deadline));
+        self.timer.poll(deadline, cx)
     }
 }
 

@@ -65,6 +65,11 @@ pub(super) fn prepare_head(headers: &mut HeaderMap) {
     }
 }
 
+/// The same for trailers, which do not.
+pub(super) fn prepare_trailers(trailers: &mut HeaderMap) {
+    prepare(trailers);
+}
+
 /// Over HTTP/2 it would be an error.
 fn is_specific(name: &HeaderName) -> bool {
     match *name {

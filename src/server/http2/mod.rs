@@ -62,10 +62,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is kept of an answer that the client does not take.
 const SEND_BYTES_MAX: usize = 64 * 1024;
 /// A client that has said nothing for so long is asked whether it is there. No other frame may come between the
-/// frames of one head, so this also ends a head that never does.
-const PING_EVERY: Duration = Duration::from_secs(20);
+/// frames of one head, so this also ends a head that never does. (Here and below, unit tests do not wait for so long.)
+const PING_EVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
 /// And has so long to answer: what we have sent before may be on its way for a while.
-const PING_WITHIN: Duration = Duration::from_secs(40);
+const PING_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 40 });
 /// What RFC 9113 §6.5.2 adds to each field's length where `max_header_bytes` counts octets.
 const FIELD_OVERHEAD: usize = 32;
 

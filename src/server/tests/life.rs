@@ -1,5 +1,7 @@
 //! Connections from beginning to end: many requests, limits, early answers, upgrades, drain.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -280,4 +282,39 @@ fn a_connection_that_has_rested_is_as_good_as_before() {
     let drain = server.drain.clone();
     assert_eq!(server.runtime.block_on(drain.stop(PATIENCE)), 0, "nothing is left to be cut");
     assert!(idle.is_closed());
+}
+
+/// The next frame: its kind, its flags, its payload.
+async fn frame(stream: &mut tokio::net::TcpStream) -> io::Result<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).await?;
+    Ok((head[3], head[4], payload))
+}
+
+/// Over HTTP/2 a client that is silent is asked; one that answers may stay, one that does not is let go.
+#[tokio::test]
+async fn a_client_over_http2_that_does_not_answer_pings_is_let_go() {
+    const PING: u8 = 6;
+    let server = Server::start(Rules { header_read_timeout: None, idle_timeout: None, ..rules() });
+    let mut client = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    for _ in 0..3 {
+        let payload = loop {
+            if let (PING, 0, payload) = frame(&mut client).await.unwrap() {
+                break payload;
+            }
+        };
+        client.write_all(b"\0\0\x08\x06\x01\0\0\0\0").await.unwrap();
+        client.write_all(&payload).await.unwrap();
+    }
+    let answered = Instant::now();
+    let mut pings = 0;
+    while let Ok((kind, ..)) = frame(&mut client).await {
+        pings += u32::from(kind == PING);
+    }
+    assert_eq!(pings, 1);
+    assert!(answered.elapsed() < PATIENCE);
+    tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
 }

@@ -4,6 +4,9 @@
 //! of work, commits, and only then answers: many waiting changes share one fsync, and a piece that fails takes
 //! nobody with it. The queues are bounded; a full one is an answer of its own, at once.
 //!
+//! A transaction takes up to a millisecond of computing, and a request that waits for a core waits for its end; so these threads
+//! leave one to requests.
+//!
 //! A transaction of lazy work alone is committed without a sync (`synchronous = NORMAL`): after a power cut the file is
 //! as of an earlier commit, none of which is missing before it. The next ordinary commit syncs the ones before too.
 
@@ -16,6 +19,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::store::{Answer, StoreError};
+use crate::worker;
 
 /// Pieces of work that may wait for one thread; at 2 KiB each, 2 MiB.
 pub(super) const QUEUE_MAX: usize = 1024;
@@ -78,9 +82,10 @@ impl Workers {
     /// The writer.
     pub(super) fn writer(connection: Connection) -> std::io::Result<Self> {
         let (queue, work) = sync_channel(QUEUE_MAX);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || write_batches(&connection, &work))?;
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            worker::leave_a_core();
+            write_batches(&connection, &work);
+        })?;
         Ok(Self { queue: Some(queue), threads: vec![thread] })
     }
 
@@ -90,9 +95,10 @@ impl Workers {
         let work = Arc::new(Mutex::new(work));
         let start = |connection: Connection| {
             let work = work.clone();
-            std::thread::Builder::new()
-                .name("store-reader".to_owned())
-                .spawn(move || read_each(&connection, &work))
+            std::thread::Builder::new().name("store-reader".to_owned()).spawn(move || {
+                worker::leave_a_core();
+                read_each(&connection, &work);
+            })
         };
         let threads = connections.into_iter().map(start).collect::<std::io::Result<_>>()?;
         Ok(Self { queue: Some(queue), threads })

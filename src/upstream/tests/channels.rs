@@ -69,3 +69,36 @@ async fn whoever_leaves_while_it_opens_a_connection_leaves_that_to_the_next() {
         upstreams.list[0].targets[0].channels.as_ref().unwrap().close_idle();
     }
 }
+
+/// A connection on which nothing comes back is asked, and given up when that is not answered either.
+#[tokio::test]
+async fn a_target_that_does_not_answer_pings_is_given_up() {
+    let (tell, mut told) = mpsc::channel(64);
+    let tell = std::sync::Mutex::new(Some(tell));
+    let upstream = Scripted::new(move |_, mut stream| {
+        let tell = tell.lock().unwrap().take().expect("one connection");
+        async move {
+            stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            let mut bytes = vec![0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+                tell.send(bytes[..count].to_vec()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut settings = settings(&[upstream.address]);
+    settings.targets[0].http2 = true;
+    settings.response_timeout = Some(Duration::from_secs(600));
+    let upstreams = start(settings);
+    let asked = tokio::spawn(async move { text(&upstreams, get()).await.map_err(|error| error.code()) });
+    let mut seen = Vec::new();
+    // The preface and SETTINGS, then the head of the request.
+    while !seen.windows(4).any(|frame| frame[0] == 1 && frame[1] & 4 == 4 && frame[2..] == [0, 0]) {
+        seen.extend(told.recv().await.unwrap());
+    }
+    let mut pings = 0;
+    while let Some(bytes) = told.recv().await {
+        pings += usize::from(bytes.starts_with(b"\0\0\x08\x06\0\0\0\0\0"));
+    }
+    assert_eq!((asked.await.unwrap(), pings), (Err(Code::UpstreamUnreachable), 1));
+}
