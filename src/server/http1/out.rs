@@ -1,4 +1,4 @@
-//! What is on its way to the client: bytes of ours, then a piece of a body, then the end of its chunk.
+//! What is on its way to the client: bytes of ours, then a piece of a body or two, then the end of its chunk.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -32,6 +32,8 @@ pub(super) struct Out {
     ours: Vec<u8>,
     at: usize,
     data: Bytes,
+    /// What follows a piece that was not long: one write for both.
+    more: Bytes,
     tail: &'static [u8],
     /// Goes up with every byte that is taken.
     written: u64,
@@ -43,18 +45,18 @@ impl Out {
         self.written
     }
 
-    /// Where bytes of ours go. To be asked for while there [is room](Self::has_room).
+    /// Where bytes of ours go. To be asked for while nothing else is on its way.
     pub(super) const fn ours(&mut self) -> &mut Vec<u8> {
         &mut self.ours
     }
 
     /// Whether more can be added.
     pub(super) const fn has_room(&self) -> bool {
-        self.data.is_empty() && self.tail.is_empty() && self.ours.len() - self.at < FULL
+        self.more.is_empty() && self.tail.is_empty() && self.ours.len() - self.at + self.data.len() < FULL
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.at == self.ours.len() && self.data.is_empty() && self.tail.is_empty()
+        self.at == self.ours.len() && self.data.is_empty() && self.more.is_empty() && self.tail.is_empty()
     }
 
     /// Adds a piece of a body, which is not empty; `over`: the last one.
@@ -80,6 +82,10 @@ impl Out {
                 self.tail = if over { b"\r\n0\r\n\r\n" } else { b"\r\n" };
             }
             Coding::Close => {}
+        }
+        if !self.data.is_empty() {
+            self.more = data; // chunks have a tail, after which there is no room
+            return Ok(());
         }
         if data.len() <= COPIED_MAX {
             self.ours.extend_from_slice(&data);
@@ -112,10 +118,10 @@ impl Out {
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let ours = &self.ours[self.at..];
-            let written = if self.data.is_empty() && self.tail.is_empty() {
+            let written = if self.data.is_empty() && self.more.is_empty() && self.tail.is_empty() {
                 Pin::new(&mut *to).poll_write(cx, ours)
             } else {
-                let slices = [IoSlice::new(ours), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+                let slices = [ours, &self.data, &self.more, self.tail].map(IoSlice::new);
                 let first = slices.iter().take_while(|slice| slice.is_empty()).count();
                 Pin::new(&mut *to).poll_write_vectored(cx, &slices[first..])
             };
@@ -139,7 +145,10 @@ impl Out {
         count -= ours;
         let data = count.min(self.data.len());
         self.data.advance(data);
-        self.tail = &self.tail[count - data..];
+        count -= data;
+        let more = count.min(self.more.len());
+        self.more.advance(more);
+        self.tail = &self.tail[count - more..];
     }
 }
 
@@ -190,6 +199,26 @@ mod tests {
             let expected = format!("head 3\r\nabc\r\n2\r\nde\r\n801\r\n{large}\r\n0\r\n\r\n");
             assert_eq!(written(out, room).await, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_piece_that_is_not_long_goes_out_with_it() {
+        let piece = |letter: &str, length| letter.repeat(length);
+        for room in [1, 100, 100_000] {
+            for second in [1, COPIED_MAX, FULL - COPIED_MAX, 70_000] {
+                let (mut out, first) = (Out::default(), piece("a", COPIED_MAX + 1));
+                let mut coding = Coding::Length((first.len() + second) as u64);
+                out.ours().extend_from_slice(b"head ");
+                out.data(first.clone().into(), &mut coding, false).unwrap();
+                assert!(out.has_room());
+                out.data(piece("b", second).into(), &mut coding, true).unwrap();
+                assert_eq!((out.has_room(), out.is_empty(), coding), (false, false, Coding::Length(0)));
+                assert_eq!(written(out, room).await, format!("head {first}{}", piece("b", second)));
+            }
+        }
+        let mut out = Out::default();
+        out.data(piece("a", FULL).into(), &mut Coding::Close, false).unwrap();
+        assert!(!out.has_room(), "it was long");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::store::tests::NOW;
 use crate::store::tests::server::Postgres as Server;
-use crate::store::{Accounts as _, Mark, Trail as _};
+use crate::store::{Accounts as _, Common as _, Count, Mark, Trail as _};
 
 fn settings(url: &str) -> settings::Postgres {
     settings::Postgres::parse(url, |path| Path::new(path).to_owned()).unwrap()
@@ -140,6 +140,31 @@ async fn transactions_in_each_others_way_are_tried_again() {
         task.await.unwrap().unwrap();
     }
     assert_eq!(store.live_sessions("u", crate::clock::UnixTime::ZERO).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn many_attempts_at_once_count_no_more_for_all_than_one_address_may() {
+    let server = Server::start();
+    let store = Arc::new(open(&server));
+    let (one, all) = ([1; 32], [2; 32]);
+    let until = NOW.plus(Duration::from_secs(60));
+    let tasks: Vec<_> = (0..40)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.count([one, all], 5, until, NOW).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let counted = |now| store.counts([one, all], now);
+    assert_eq!(counted(NOW).await.unwrap(), [40, 5].map(|count| Count { count, until }));
+    // Another address counts for itself, and for all.
+    let [own, of_all] = store.count([[3; 32], all], 5, until, NOW).await.unwrap();
+    assert_eq!((own.count, of_all.count), (1, 6));
+    assert_eq!(counted(until).await.unwrap().map(|known| known.count), [0, 0]);
+    let again = store.count([one, all], 5, until.plus(Duration::from_secs(60)), until).await.unwrap();
+    assert_eq!(again.map(|known| known.count), [1, 1], "a window of its own");
 }
 
 #[tokio::test]
