@@ -105,7 +105,9 @@ impl Streams {
             let number = event.data.u64() as usize;
             let (flags, ended) = (event.flags, epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             let mut rest = [0; 4096];
-            if flags.intersects(ended) || matches!(self.all[number].read(&mut rest), Ok(0)) {
+            if flags.intersects(ended | epoll::EventFlags::RDHUP)
+                || matches!(self.all[number].read(&mut rest), Ok(0))
+            {
                 self.ended[number].get_or_insert(seen);
             }
         }

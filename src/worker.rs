@@ -369,6 +369,34 @@ mod tests {
     }
 
     #[test]
+    fn everybody_has_a_turn_and_nobody_at_once() {
+        let threads = Threads::start(1).unwrap();
+        let had = Arc::new(AtomicUsize::new(0));
+        let (tell, told) = sync_channel(1);
+        let carried = had.clone();
+        threads.workers().place().carry(async move {
+            let turns: Vec<_> = (0..3 * MANY)
+                .map(|_| {
+                    let had = carried.clone();
+                    tokio::spawn(async move {
+                        turn().await;
+                        had.fetch_add(1, Ordering::Relaxed);
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            let at_once = carried.load(Ordering::Relaxed);
+            for turn in turns {
+                turn.await.unwrap();
+            }
+            tell.send(at_once).unwrap();
+        });
+        assert_eq!(told.recv_timeout(LONG), Ok(0));
+        assert_eq!(had.load(Ordering::Relaxed), 3 * MANY);
+        threads.stop(LONG);
+    }
+
+    #[test]
     fn stopping_drops_what_is_carried() {
         let threads = Threads::start(2).unwrap();
         let held = Arc::new(());

@@ -96,7 +96,6 @@ impl Keeper {
     /// Works until closed.
     pub(super) fn run(mut self) {
         worker::give_way(NICENESS);
-        worker::leave_a_core();
         while let Some(wanted) = self.orders.wait() {
             if !wanted.is_empty() || self.is_due() {
                 let done = self.snapshot().map_err(Arc::new);

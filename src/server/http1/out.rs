@@ -144,11 +144,20 @@ impl Out {
         self.at += ours;
         count -= ours;
         let data = count.min(self.data.len());
-        self.data.advance(data);
+        advance(&mut self.data, data);
         count -= data;
         let more = count.min(self.more.len());
-        self.more.advance(more);
+        advance(&mut self.more, more);
         self.tail = &self.tail[count - more..];
+    }
+}
+
+/// Gives the memory back with the last byte.
+fn advance(piece: &mut Bytes, count: usize) {
+    if count == piece.len() {
+        *piece = Bytes::new();
+    } else {
+        piece.advance(count);
     }
 }
 

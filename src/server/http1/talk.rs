@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -516,13 +516,14 @@ impl<S: Stream> Talk<S> {
         if self.watch.poll_phase(cx) == Phase::Stopped { Poll::Ready(false) } else { Poll::Pending }
     }
 
-    /// Ends the connection so that nobody takes what was sent for complete; whether the client has been told by that, and
-    /// not only with the close that follows.
+    /// Ends the connection so that nobody takes what was sent for complete; whether what is left of it can wait: the client
+    /// has been told by that, and not only with the close that follows, and it may be one of thousands whose token was revoked.
     pub(super) fn cut_short(&mut self) -> bool {
         self.line.socket.cut_short = true;
         let told = self.line.socket.stream.abort();
-        self.answer = None;
-        told
+        (self.answer, self.upload, self.handing) = (None, None, None);
+        let cut = self.cut.take();
+        told && cut.is_some_and(|cut| cut.0.poll_cut(&mut Context::from_waker(Waker::noop())).is_ready())
     }
 
     /// The connection goes to whoever has answered 101.

@@ -1,6 +1,7 @@
 //! Connections from beginning to end: many requests, limits, early answers, upgrades, drain.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -302,19 +303,17 @@ async fn a_client_over_http2_that_does_not_answer_pings_is_let_go() {
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     for _ in 0..3 {
         let payload = loop {
-            if let (PING, 0, payload) = frame(&mut client).await.unwrap() {
+            if let (PING, 0, payload) = timeout(PATIENCE, frame(&mut client)).await.unwrap().unwrap() {
                 break payload;
             }
         };
         client.write_all(b"\0\0\x08\x06\x01\0\0\0\0").await.unwrap();
         client.write_all(&payload).await.unwrap();
     }
-    let answered = Instant::now();
     let mut pings = 0;
-    while let Ok((kind, ..)) = frame(&mut client).await {
+    while let Ok((kind, ..)) = timeout(PATIENCE, frame(&mut client)).await.expect("it is let go") {
         pings += u32::from(kind == PING);
     }
     assert_eq!(pings, 1);
-    assert!(answered.elapsed() < PATIENCE);
     tokio::task::spawn_blocking(|| drop(server)).await.unwrap();
 }
