@@ -247,8 +247,23 @@ impl Problem {
         response
     }
 
+    /// About a token that was shown without its proof there are two, as in RFC 9449 §7.2: whoever knows only bearer tokens
+    /// finds what they know.
     fn challenge_text(&self, realm: &str) -> String {
-        let scheme = if self.0.dpop.is_some() { "DPoP" } else { "Bearer" };
+        match &self.0.dpop {
+            None => self.challenge_of("Bearer", realm),
+            Some(dpop) => {
+                let mut text = self.challenge_of("DPoP", realm);
+                let _ = write!(text, ", algs=\"{}\"", dpop.algorithms);
+                if dpop.error.is_none() {
+                    text = format!("{}, {text}", self.challenge_of("Bearer", realm));
+                }
+                text
+            }
+        }
+    }
+
+    fn challenge_of(&self, scheme: &str, realm: &str) -> String {
         let mut text = format!("{scheme} realm=\"{}\"", quoted(realm));
         let error = match self.0.code {
             _ if self.dpop_error().is_some() => self.dpop_error(),
@@ -264,9 +279,6 @@ impl Problem {
         }
         if let Some(scope) = &self.0.scope {
             let _ = write!(text, ", scope=\"{}\"", quoted(scope));
-        }
-        if let Some(dpop) = &self.0.dpop {
-            let _ = write!(text, ", algs=\"{}\"", dpop.algorithms);
         }
         text
     }

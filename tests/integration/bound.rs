@@ -87,7 +87,8 @@ fn a_token_bound_to_a_key_opens_nothing_without_a_proof_by_it() {
         let answer = answer.expect(401);
         answer.header("www-authenticate").unwrap().to_owned()
     };
-    assert!(challenge(gateway.get("/api/x").bearer(token).send()).starts_with("DPoP "));
+    let both = challenge(gateway.get("/api/x").bearer(token).send());
+    assert!(both.starts_with("Bearer realm=") && both.contains(", DPoP realm="), "{both}");
     assert!(challenge(thief.get(&gateway, "/api/x", token)).contains("error=\"invalid_token\""));
     let bare = gateway.get("/api/x").header("authorization", &format!("DPoP {token}")).send();
     let words = challenge(bare);

@@ -18,7 +18,7 @@ use axum::extract::{Form, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -174,7 +174,11 @@ async fn front(State(pages): State<Ours>, request: Request) -> Response {
     let from = request.extensions().get::<From>().cloned().unwrap_or(From("-".to_owned()));
     match pages.sessions.find(request.headers(), pages.parts.clock.now(), true) {
         Some(session) => views::overview(&pages, &Asked { session, from }).await,
-        None => door(None),
+        None => {
+            // Nothing but these words is to be had without the token (CONTRACT §2).
+            let challenge = [(WWW_AUTHENTICATE, "Bearer realm=\"portcullis admin\"")];
+            (StatusCode::UNAUTHORIZED, challenge, door(None)).into_response()
+        }
     }
 }
 

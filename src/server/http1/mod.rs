@@ -87,7 +87,7 @@ pub(super) async fn serve<S: Stream, H: Handler>(
         if switches {
             return talk.hand_over(ticket);
         }
-        if talk.is_last() {
+        if talk.is_last() || talk.owes() && !poll_fn(|cx| talk.poll_owed(cx)).await {
             break false;
         }
     };

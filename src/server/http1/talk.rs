@@ -34,6 +34,8 @@ const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 /// What of a body that nobody wants is taken in, if it is there already, for the sake of the next request.
 const UNWANTED_BYTES_MAX: usize = 64 * 1024;
+/// And how long it is waited for.
+const UNWANTED_WITHIN: Duration = Duration::from_secs(1);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -416,8 +418,11 @@ impl<S: Stream> Talk<S> {
     /// Puts the head of the answer behind what is still to be written. `close`: no request follows in any case.
     pub(super) fn begin(&mut self, mut response: Response<Body>, close: bool) {
         self.cut = response.extensions_mut().remove();
-        // A body that has not come in by now would have to be waited for before the next request.
-        let close = close || self.owes();
+        // What is still to come would have to be taken in before the next request.
+        let close = close || self.owes() && !self.owes_little();
+        if let Some(upload) = &mut self.upload {
+            upload.deadline = None;
+        }
         let follows = encode::head(self.line.out.ours(), &response, self.asked, close);
         let (parts, body) = response.into_parts();
         self.spare = parts.headers;
@@ -498,14 +503,36 @@ impl<S: Stream> Talk<S> {
         self.lost || self.upload.is_some()
     }
 
+    /// That, and no more of it than is worth waiting for: many clients send a short body right after its head.
+    fn owes_little(&self) -> bool {
+        let Some(upload) = self.upload.as_ref().filter(|upload| !self.lost && upload.intake.is_gone()) else {
+            return false;
+        };
+        // Who waits for a 100 may send nothing more.
+        !upload.expects && upload.framing.left().is_some_and(|left| left <= UNWANTED_BYTES_MAX as u64)
+    }
+
+    /// Takes in what the client still owes after its answer; false when it does not come soon.
+    pub(super) fn poll_owed(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.take_unwanted(cx);
+        let Some(upload) = self.upload.as_mut().filter(|_| !self.lost && !self.line.eof) else {
+            return Poll::Ready(!self.owes());
+        };
+        let deadline = *upload.deadline.get_or_insert_with(|| Instant::now() + UNWANTED_WITHIN);
+        if self.watch.poll_phase(cx) == Phase::Stopped || self.line.poll_deadline(deadline, cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    }
+
     /// What the client has sent is not read whole.
     pub(super) fn has_more(&self) -> bool {
         !self.line.read.is_empty()
     }
 
     /// Whether the answer was the last one.
-    pub(super) fn is_last(&self) -> bool {
-        self.last || self.owes()
+    pub(super) const fn is_last(&self) -> bool {
+        self.last
     }
 
     /// Closes the connection in good order; false when it is to be cut.

@@ -82,6 +82,27 @@ fn an_early_answer_to_a_body_that_is_all_there_keeps_the_connection() {
 }
 
 #[test]
+fn a_short_body_that_comes_after_its_answer_keeps_the_connection() {
+    let server = Server::start(rules());
+    let mut client = server.connect();
+    for _ in 0..3 {
+        client.send("POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\n");
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.closes()), (413, false));
+        client.send("abc");
+        client.send(format!("def{GET}"));
+        assert_eq!(client.answer().unwrap().text(), "GET / ");
+    }
+    client.send("POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nabc");
+    assert_eq!(client.answer().unwrap().status, 413);
+    assert!(client.is_closed(), "it is not waited for without end");
+    let mut client = server.connect();
+    client.send(format!("POST /early HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 64 * 1024 + 1));
+    let answer = client.answer().unwrap();
+    assert_eq!((answer.status, answer.closes()), (413, true));
+}
+
+#[test]
 fn expect_gets_a_100_only_when_the_body_is_wanted() {
     let server = Server::start(rules());
     let head = |path| {
