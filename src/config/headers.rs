@@ -1,5 +1,7 @@
 //! `request_headers`, `response_headers` and `identity_headers` of a route.
 
+use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 
 use super::check;
@@ -18,19 +20,29 @@ const MEANINGFUL: [&str; 7] = [
     "x-forwarded-proto",
 ];
 
-/// `request_headers`, `response_headers`.
-pub(super) fn edits(value: &Value<'_>) -> HeaderEdits {
+/// `request_headers`, `response_headers`. That of requests may set `Host`: many backends know only their own name.
+pub(super) fn edits(value: &Value<'_>, of_request: bool) -> HeaderEdits {
     let mut t = value.table();
     let (set_value, remove_value) = (t.get("set"), t.get("remove"));
     t.finish();
     let mut edits = HeaderEdits::default();
     for (name, name_at, value) in set_value.table().entries() {
         let text = value.text();
-        let Some(name) = check::editable_header_key(value.cx, &name, &name_at) else { continue };
+        let name = match of_request && name.eq_ignore_ascii_case(HOST.as_str()) {
+            true => Some(HOST),
+            false => check::editable_header_key(value.cx, &name, &name_at),
+        };
+        let Some(name) = name else { continue };
         if edits.set.iter().any(|(other, _)| *other == name) {
             value.cx.fail(Some(&name_at), format!("header {} is set twice", quote(name.as_str())), None);
         }
         let Some(text) = text else { continue };
+        if name == HOST && !is_host(&text.value) {
+            let hint =
+                "write a name or an address, with its port if need be: \"legacy.internal:8080\"".to_owned();
+            text.fail(format!("{} is not a host", text.quoted()), hint);
+            continue;
+        }
         match HeaderValue::from_str(&text.value) {
             Ok(header) if text.value.trim() == text.value => edits.set.push((name, header)),
             _ => text.fail(
@@ -48,6 +60,12 @@ pub(super) fn edits(value: &Value<'_>) -> HeaderEdits {
         edits.remove.push(name);
     }
     edits
+}
+
+/// RFC 9110 §7.2: an authority without user information.
+fn is_host(text: &str) -> bool {
+    text.parse::<Authority>()
+        .is_ok_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
 }
 
 /// `identity_headers`; no two facts in one header, none in a header that means something else.

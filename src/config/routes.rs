@@ -156,8 +156,8 @@ fn route<'c>(mut t: Table<'c>, declared: &Declared<'_>, names: &mut check::Names
     let rate_limit = policy::rate_limit(&t.get("rate_limit"), auth);
     let cors = policy::cors(&t.get("cors"));
     let request_value = t.get("request_headers");
-    let request_headers = headers::edits(&request_value);
-    let response_headers = headers::edits(&t.get("response_headers"));
+    let request_headers = headers::edits(&request_value, true);
+    let response_headers = headers::edits(&t.get("response_headers"), false);
     let identity_headers = headers::identity(&t.get("identity_headers"), declared.request_id);
     headers::claimed_by_identity(&request_value, &request_headers, &identity_headers);
     let forward_authorization = t.get("forward_authorization").flag(true);

@@ -322,13 +322,13 @@ fn configured_edits_reach_both_sides() {
             "/",
             "up",
             "public",
-            "request_headers = { set = { x-stage = \"test\" }, remove = [\"x-noise\"] }\n\
+            "request_headers = { set = { x-stage = \"test\", host = \"legacy.internal:81\" }, remove = [\"x-noise\"] }\n\
              response_headers = { set = { x-frame-options = \"DENY\" }, remove = [\"x-debug\"] }",
         )
         .start();
     let answer = gateway.get("/").header("X-Noise", "1").header("X-Stage", "prod").send().expect(200);
     let request = upstream.nth(1);
-    assert_eq!(request.one("x-stage"), "test");
+    assert_eq!((request.one("x-stage"), request.one("host")), ("test", "legacy.internal:81"));
     assert!(request.all("x-noise").is_empty());
     assert_eq!(answer.header("x-frame-options"), Some("DENY"));
     assert_eq!(answer.header("x-debug"), None);
