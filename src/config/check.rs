@@ -1,5 +1,6 @@
 //! Rules for single words: names, header names, hosts, addresses, paths. Each records what is wrong with its text.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderName;
@@ -53,21 +54,22 @@ pub(super) fn name(text: &Text<'_>) -> bool {
 pub(super) struct Names<'c> {
     cx: &'c Context<'c>,
     kind: &'static str,
-    seen: Vec<(String, Span)>,
+    seen: HashMap<String, Span>,
 }
 
 impl<'c> Names<'c> {
     pub(super) fn new(cx: &'c Context<'c>, kind: &'static str) -> Self {
-        Self { cx, kind, seen: Vec::new() }
+        Self { cx, kind, seen: HashMap::new() }
     }
 
     /// Records a problem if `name` was added before.
     pub(super) fn add(&mut self, name: &str, at: &Span) {
-        if let Some((_, first)) = self.seen.iter().find(|(seen, _)| seen == name) {
+        if let Some(first) = self.seen.get(name) {
             let message = format!("there are two {} named {}", self.kind, quote(name));
             self.cx.fail(Some(at), message, format!("the first is on line {}", self.cx.line(first)));
+            return;
         }
-        self.seen.push((name.to_owned(), at.clone()));
+        self.seen.insert(name.to_owned(), at.clone());
     }
 }
 

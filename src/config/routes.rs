@@ -1,5 +1,6 @@
 //! `[[routes]]`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,13 +57,17 @@ pub(super) struct Declared<'a> {
 pub(super) fn read(root: &mut Table<'_>, declared: &Declared<'_>) -> Vec<Route> {
     let mut names = check::Names::new(root.cx, "routes");
     let mut routes: Vec<(Route, Span)> = Vec::new();
+    // By what they match but for the methods: there may be ten thousand.
+    let mut places: HashMap<_, Vec<usize>> = HashMap::new();
     for t in root.sections("routes") {
         let at = t.at.clone().unwrap_or_default();
         let cx = t.cx;
         let Some(read) = route(t, declared, &mut names) else { continue };
-        let rival = routes.iter().find(|(other, _)| {
-            other.host == read.host && other.path == read.path && common_method(&other.methods, &read.methods)
-        });
+        let here = places.entry((read.host.clone(), read.path.clone())).or_default();
+        let rival = here
+            .iter()
+            .map(|index| &routes[*index])
+            .find(|(other, _)| common_method(&other.methods, &read.methods));
         if let Some((other, other_at)) = rival {
             let message =
                 format!("routes {} and {} match the same requests", quote(&other.name), quote(&read.name));
@@ -73,6 +78,7 @@ pub(super) fn read(root: &mut Table<'_>, declared: &Declared<'_>) -> Vec<Route> 
             );
             cx.fail_absent(Some(&at), message, hint);
         }
+        here.push(routes.len());
         routes.push((read, at));
     }
     routes.into_iter().map(|(route, _)| route).collect()

@@ -132,7 +132,7 @@ impl Call {
         Ok(self.credentials()?.map(|(_, token)| token))
     }
 
-    /// The scheme and the token of `Authorization`; another scheme counts as none.
+    /// The scheme and the token of `Authorization`, which may be empty, and is malformed then; another scheme counts as none.
     ///
     /// # Errors
     /// 400 for two `Authorization` fields.
@@ -150,7 +150,7 @@ impl Call {
             name if name.eq_ignore_ascii_case("DPoP") => Scheme::Dpop,
             _ => return Ok(None),
         };
-        Ok((!token.is_empty()).then_some((scheme, token)))
+        Ok(Some((scheme, token)))
     }
 
     /// The client's address in words; empty on a Unix socket.

@@ -46,7 +46,10 @@ impl Subjects<'_> {
     /// [`Malformed`].
     pub(super) fn find(&self, subject: &Value, sought: Sought) -> Result<Vec<Named>, Malformed> {
         let subject = subject.as_object().ok_or(Malformed)?;
-        match subject.get("format").map(|format| format.as_str().ok_or(Malformed)).transpose()? {
+        let text = |member: &str| subject.get(member).map(|it| it.as_str().ok_or(Malformed)).transpose();
+        // RISC had another name for it before RFC 9493, and hyphens: some that send events still do.
+        let older = text("subject_type")?.map(|format| format.replace('-', "_"));
+        match text("format")?.or(older.as_deref()) {
             Some("complex") => self.complex(subject, sought),
             Some(format) => self.simple(subject, format, sought),
             // Complex subjects had no format once.
