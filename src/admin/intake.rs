@@ -7,8 +7,8 @@ use super::items::{Asked, Item, Scope, Understood, capped};
 use crate::clock::UnixTime;
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers};
-use crate::revocation::{AppendError, Kind, KnownToken, Revocation, Selector};
-use crate::store::StoreError;
+use crate::revocation::{AppendError, Blocklist, Kind, KnownToken, Revocation, Selector};
+use crate::store::{Store, StoreError};
 use crate::token::VerifyError;
 
 /// The most bytes of one line.
@@ -38,6 +38,26 @@ pub struct LiveSession {
     pub id: Box<str>,
     /// When all its tokens have expired.
     pub expires: UnixTime,
+}
+
+/// The sessions of a subject of our own that are not revoked yet. Neither a mark in the store nor its absence says so:
+/// it stays when a revocation is taken back, and nobody makes one for what is revoked here.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn live_sessions(
+    store: &dyn Store,
+    blocklist: &Blocklist,
+    subject: &str,
+    now: UnixTime,
+) -> Result<Vec<LiveSession>, StoreError> {
+    let is_live = |session: &LiveSession| {
+        let entry = blocklist.get(&Selector::new(Kind::Session, SELF, session.id.clone()));
+        entry.is_none_or(|entry| entry.expires_at < capped(session.expires))
+    };
+    let sessions = store.unexpired_sessions(subject, now).await?.into_iter();
+    let sessions = sessions.map(|session| LiveSession { id: session.id, expires: session.expires });
+    Ok(sessions.filter(is_live).collect())
 }
 
 /// Why lines were not taken.

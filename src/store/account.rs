@@ -271,8 +271,9 @@ pub trait Accounts: Send + Sync {
     /// Sessions of a subject, newest first.
     fn sessions<'a>(&'a self, subject: &'a str, page: Page) -> Answer<'a, Vec<SessionRow>>;
 
-    /// All sessions of a subject that are neither expired nor marked as revoked, oldest first.
-    fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>>;
+    /// All sessions of a subject that have not expired, oldest first, whether or not they are marked as revoked: a mark
+    /// stays when its revocation is taken back, so what is in force is for the blocklist to say.
+    fn unexpired_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>>;
 
     /// Records a token that belongs to no session: one that a client got for itself. Its `session` is empty.
     fn record_token(&self, token: Token) -> Answer<'_, ()>;

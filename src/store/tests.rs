@@ -209,8 +209,8 @@ async fn a_session_does_not_start_on_a_password_that_was_changed_meanwhile(place
     let next = Login { session: session("s2"), tokens: vec![] };
     assert_eq!(store.start_session(next.clone(), old).await.unwrap(), Started::CredentialsChanged);
     assert_eq!(store.start_session(next, new).await.unwrap(), Started::Done);
-    let live = store.live_sessions("u", NOW).await.unwrap();
-    assert_eq!(live.iter().map(|session| &*session.id).collect::<Vec<_>>(), ["s", "s2"]);
+    let begun = store.unexpired_sessions("u", NOW).await.unwrap();
+    assert_eq!(begun.iter().map(|session| &*session.id).collect::<Vec<_>>(), ["s", "s2"]);
 }
 
 async fn a_repeat_within_the_grace_gives_the_same_successor_while_it_is_unused(place: Place) {
@@ -344,7 +344,10 @@ async fn a_mark_keeps_the_first_time_and_can_be_taken_off_a_token(place: Place) 
         .await
         .unwrap();
     assert_eq!(store.token("a0").await.unwrap().unwrap().revoked_at, Some(NOW));
-    assert_eq!(store.live_sessions("u", NOW).await.unwrap(), []);
+    assert!(store.session("s").await.unwrap().unwrap().revoked_at.is_some());
+    assert_eq!(store.unexpired_sessions("u", NOW).await.unwrap(), [session("s")], "it may be taken back");
+    let expires = session("s").expires;
+    assert_eq!(store.unexpired_sessions("u", expires).await.unwrap(), []);
 }
 
 async fn pruning_forgets_what_expired_and_nothing_else(place: Place) {

@@ -168,8 +168,8 @@ impl Accounts for Postgres {
         self.run((subject.into(), page), |client, which| Box::pin(sessions::list(client, which)))
     }
 
-    fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
-        self.run((subject.into(), now), |client, which| Box::pin(sessions::live(client, which)))
+    fn unexpired_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
+        self.run((subject.into(), now), |client, which| Box::pin(sessions::unexpired(client, which)))
     }
 
     fn token<'a>(&'a self, id: &'a str) -> Answer<'a, Option<TokenRow>> {

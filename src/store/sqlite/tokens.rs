@@ -149,9 +149,9 @@ impl Accounts for Sqlite {
         self.read(move |connection| sessions::list(connection, &subject, page))
     }
 
-    fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
+    fn unexpired_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
         let subject = subject.to_owned();
-        self.read(move |connection| sessions::live(connection, &subject, now))
+        self.read(move |connection| sessions::unexpired(connection, &subject, now))
     }
 
     fn record_token(&self, token: Token) -> Answer<'_, ()> {
