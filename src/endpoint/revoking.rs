@@ -10,7 +10,7 @@ use crate::answer::Problem;
 use crate::clock::UnixTime;
 use crate::issuer::settings::SELF;
 use crate::revocation::{Kind, Revocation, Selector};
-use crate::store::{Mark, Session, StoreError};
+use crate::store::{Mark, Session, StoreError, TokenRow};
 
 /// Who revokes, and why.
 #[derive(Clone, Copy)]
@@ -75,8 +75,8 @@ impl Endpoints {
 
     /// Revokes everything of a subject that was issued until now. `iat` counts whole seconds, so tokens of this very
     /// second are not before the cutoff: the live sessions go with it, in the same batch, and a login that follows at
-    /// once has a session that is not among them (CONTRACT §1). `also`: a session that goes with them, whether or not
-    /// the store still knows it.
+    /// once has a session that is not among them (CONTRACT §1). So do the tokens of that second that have no session,
+    /// for a subject may be a client. `also`: a session that goes with them, whether or not the store still knows it.
     ///
     /// # Errors
     /// 503 when the log or the store is away: nothing is revoked then.
@@ -105,10 +105,14 @@ impl Endpoints {
         let mut sessions = self.live_sessions(subject).await?;
         sessions.extend(also.filter(|also| sessions.iter().all(|session| session.id != also.id)));
         let cutoff = UnixTime::from_secs(now.secs());
+        let tokens = self.parts.store.lone_tokens(subject, cutoff, now).await?;
         let last = sessions.iter().map(|session| session.expires).max();
         let expires_at = last.unwrap_or_default().max(self.longest_from(now));
         let mut batch: Vec<_> =
             sessions.iter().map(|session| self.session_entry(address, session, cause)).collect();
+        batch.extend(tokens.iter().map(|TokenRow { token, .. }| {
+            self.entry_from(address, Kind::Token, &token.id, token.expires_at, cause)
+        }));
         batch.push(Revocation {
             issued_before: Some(cutoff),
             ..self.entry_from(address, Kind::Subject, subject, expires_at, cause)

@@ -284,6 +284,14 @@ pub trait Accounts: Send + Sync {
     /// Tokens of a subject, newest first.
     fn tokens<'a>(&'a self, subject: &'a str, page: Page) -> Answer<'a, Vec<TokenRow>>;
 
+    /// Tokens of a subject that belong to no session, were issued at `since` or later, and have not expired.
+    fn lone_tokens<'a>(
+        &'a self,
+        subject: &'a str,
+        since: UnixTime,
+        now: UnixTime,
+    ) -> Answer<'a, Vec<TokenRow>>;
+
     /// Marks as revoked what is not marked yet; what the store does not know is passed over.
     fn mark_revoked(&self, mark: Mark) -> Answer<'_, ()>;
 

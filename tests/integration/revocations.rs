@@ -14,9 +14,22 @@ fn start() -> Gateway {
             "[[issuers]]\nname = \"legacy\"\nissuer = \"https://id.test\"\nalgorithms = [\"HS256\"]\n\
              secret_file = \"legacy.key\"\n",
         )
+        .secret("bot", "s3cret")
+        .section(
+            "[[clients]]\nid = \"bot\"\nsecret_file = \"bot\"\nmay = [\"token\"]\nscopes = [\"admin\"]\n",
+        )
+        .auth("claims = { team = \"acme\", plan = [\"gold\", \"beta\"] }")
+        .section("[revocation]\nclaims = [\"team\", \"plan\"]\n")
         .upstream("up", upstream.address())
         .route("api", "/", "up", "access")
         .start()
+}
+
+/// A token that the client `bot` gets for itself: it has no session.
+fn bot(gateway: &Gateway) -> String {
+    let fields = [("grant_type", "client_credentials"), ("client_id", "bot"), ("client_secret", "s3cret")];
+    let answer = gateway.post("/oauth2/token").form(&fields).send().expect(200);
+    answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
 fn legacy() -> Key {
@@ -276,6 +289,22 @@ fn revoking_an_own_subject_ends_its_sessions_and_lets_a_login_in_the_same_second
     assert!(!passes(&gateway, &ada.access));
     ada.refreshed(&gateway).expect_problem(401, "token_revoked");
     assert!(passes(&gateway, &again.access) && passes(&gateway, &grace.access));
+}
+
+#[test]
+fn revoking_a_client_as_a_subject_takes_its_tokens_of_that_second_and_lets_new_ones_live() {
+    for ndjson in [false, true] {
+        let gateway = start();
+        let before = bot(&gateway);
+        assert!(passes(&gateway, &before));
+        let body = json!({ "kind": "subject", "value": "bot" });
+        let call = gateway.admin("POST", "/admin/revocations");
+        let call =
+            if ndjson { call.body("application/x-ndjson", body.to_string()) } else { call.json(&body) };
+        assert_eq!(call.send().expect(200).json()["accepted"], 1);
+        let after = bot(&gateway);
+        assert!(!passes(&gateway, &before) && passes(&gateway, &after), "as lines: {ndjson}");
+    }
 }
 
 #[test]
