@@ -98,27 +98,37 @@ impl Endpoints {
         wanted: TokenType,
         call: &Call,
     ) -> Result<Caller, Problem> {
-        if token.token_type != wanted {
-            let words = match wanted {
-                TokenType::Access => "An access token is needed here",
-                TokenType::Refresh => "A refresh token is needed here",
-            };
-            return Err(Problem::new(Code::TokenInvalid, words));
-        }
+        of_type(&token, wanted)?;
         let (Some(subject), Some(session)) = (token.subject.clone(), token.session.clone()) else {
             return Err(Unverified::Invalid.into());
         };
-        if !self.parts.revocations.refused_by(&self.keys(&token), call.now).is_empty() {
+        self.stands(&token, call).await?;
+        Ok(Caller { token, subject, session })
+    }
+
+    /// An access token of ours, whoever has it: one that a client got for itself belongs to no session.
+    ///
+    /// # Errors
+    /// As [`Endpoints::caller`].
+    pub(super) async fn access_of_anybody(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
+        let token = self.own_token(call).await?;
+        of_type(&token, TokenType::Access)?;
+        self.stands(&token, call).await?;
+        Ok(token)
+    }
+
+    async fn stands(&self, token: &VerifiedToken, call: &Call) -> Result<(), Problem> {
+        if !self.parts.revocations.refused_by(&self.keys(token), call.now).is_empty() {
             return Err(revoked());
         }
         // A refresh asks the store for more than this, in the exchange itself.
-        if wanted == TokenType::Access
+        if token.token_type == TokenType::Access
             && self.parts.auth.as_ref().is_some_and(|auth| auth.own.strict)
             && self.parts.store.standing(&token.token_id).await? != Standing::Good
         {
             return Err(revoked());
         }
-        Ok(Caller { token, subject, session })
+        Ok(())
     }
 
     /// The blocklist keys of a token.
@@ -158,6 +168,17 @@ impl Endpoints {
             issued_at,
         }
     }
+}
+
+/// # Errors
+/// 422: it is of the other type.
+fn of_type(token: &VerifiedToken, wanted: TokenType) -> Result<(), Problem> {
+    let words = match wanted {
+        _ if token.token_type == wanted => return Ok(()),
+        TokenType::Access => "An access token is needed here",
+        TokenType::Refresh => "A refresh token is needed here",
+    };
+    Err(Problem::new(Code::TokenInvalid, words))
 }
 
 /// 401, whatever revoked it.

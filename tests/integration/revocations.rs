@@ -308,6 +308,19 @@ fn revoking_a_client_as_a_subject_takes_its_tokens_of_that_second_and_lets_new_o
 }
 
 #[test]
+fn a_client_with_the_scope_admin_may_prune_until_it_is_revoked() {
+    let gateway = start();
+    let prune = |token: &str| gateway.call("DELETE", "/auth/tokens").bearer(token).send();
+    let token = bot(&gateway);
+    prune(&token).expect(200);
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    prune(&ada.access).expect_problem(403, "insufficient_scope");
+    prune(&ada.refresh).expect_problem(422, "token_invalid");
+    gateway.revoke(&json!({ "kind": "client", "value": "bot" }));
+    prune(&token).expect_problem(401, "token_revoked");
+}
+
+#[test]
 fn an_unrevoke_tells_what_else_still_refuses_an_own_token() {
     let gateway = start();
     let ada = Account::sign_up(&gateway, "ada@example.com");

@@ -64,6 +64,8 @@ async fn a_client_gets_a_token_for_itself_and_no_more() {
     assert_eq!(world.get("/auth/me", token).await.status, 422);
     assert_eq!(world.get("/auth/tokens", token).await.status, 422);
     assert_eq!(world.post("/auth/logout-all", token, Value::Null).await.status, 422);
+    let prune = world.call(As::Json, "DELETE /auth/tokens", token, Value::Null).await;
+    assert_eq!((prune.status, prune.code()), (403, "insufficient_scope"));
 }
 
 /// Its tokens have no session, which is by what those of the blurred second are revoked (CONTRACT §1).
