@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::Endpoints;
 use super::call::Call;
 use super::place::Place;
@@ -146,16 +148,32 @@ impl Endpoints {
         }
     }
 
+    /// By which claims every access token of ours can be revoked: those of `[auth.claims]`, each value of an array for
+    /// itself.
+    pub fn fixed_claims(&self) -> Vec<(Kind, Box<str>)> {
+        let Some(auth) = &self.parts.auth else { return Vec::new() };
+        let mut found = Vec::new();
+        for name in &self.parts.revocable_claims {
+            let values = match auth.claims.get(&**name) {
+                Some(Value::Array(values)) => values.as_slice(),
+                Some(value) => std::slice::from_ref(value),
+                None => &[],
+            };
+            let texts = values.iter().filter_map(|value| match value {
+                Value::String(text) => Some(text.as_str().into()),
+                Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
+                _ => None,
+            });
+            found.extend(texts.map(|text| (Kind::Claim(name.clone()), text)));
+        }
+        found
+    }
+
     /// The blocklist keys of a session whose newest token was issued then. Where a token has its own key, this has the
     /// session's once more.
     pub(super) fn session_keys(&self, session: &str, subject: &str, issued_at: UnixTime) -> TokenKeys {
         let of = |kind: Kind, value: &str| SelectorKey::of(&kind, SELF, value);
-        let fixed = self.parts.auth.as_ref().map(|auth| &auth.claims);
-        let claims = self.parts.revocable_claims.iter().filter_map(|name| {
-            let value = fixed?.get(&**name)?;
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            Some(of(Kind::Claim(name.clone()), &value))
-        });
+        let claims = self.fixed_claims().into_iter().map(|(kind, value)| of(kind, &value));
         TokenKeys {
             token: of(Kind::Session, session),
             session: Some(of(Kind::Session, session)),

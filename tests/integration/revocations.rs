@@ -344,6 +344,56 @@ fn an_unrevoke_tells_what_else_still_refuses_an_own_token() {
 }
 
 #[test]
+fn an_unrevoke_tells_of_clients_and_claims_that_still_refuse_an_own_token() {
+    let gateway = start();
+    let still = |kind: &str, value: &str| {
+        let lifted = gateway.unrevoke(kind, value, "self").expect(200).json();
+        let rows = lifted["still_refused_by"].as_array().unwrap().iter();
+        rows.map(|row| format!("{} {}", row["kind"], row["value"]).replace('"', "")).collect::<Vec<_>>()
+    };
+    let token = bot(&gateway);
+    let jti = claims_of(&token)["jti"].as_str().unwrap().to_owned();
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    let sid = claims_of(&ada.access)["sid"].as_str().unwrap().to_owned();
+    let refresh = claims_of(&ada.refresh)["jti"].as_str().unwrap().to_owned();
+    let others = json!([
+        { "kind": "client", "value": "bot" },
+        { "kind": "claim:team", "value": "acme" },
+        { "kind": "claim:plan", "value": "beta" },
+        { "kind": "claim:plan", "value": "silver" },
+    ]);
+    gateway.revoke(&others);
+    gateway.revoke(&json!([
+        { "kind": "token", "value": jti }, { "kind": "session", "value": sid },
+        { "kind": "token", "value": refresh },
+    ]));
+    assert_eq!(still("token", &jti), ["client bot", "claim:team acme", "claim:plan beta"]);
+    assert_eq!(still("session", &sid), ["claim:team acme", "claim:plan beta"]);
+    assert_eq!(still("token", &refresh), [] as [&str; 0], "it has none of these claims");
+    assert!(!passes(&gateway, &token) && !passes(&gateway, &ada.access));
+    ada.refreshed(&gateway).expect(200);
+}
+
+/// A cutoff between a session's sign-in and its last refresh leaves it usable.
+#[test]
+fn an_unrevoke_of_a_session_judges_cutoffs_by_its_newest_tokens() {
+    let gateway = start();
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    let own = claims_of(&ada.access);
+    let (sid, subject) = (own["sid"].as_str().unwrap(), own["sub"].as_str().unwrap());
+    let signed_in = own["iat"].as_i64().unwrap();
+    wait_for("the next second", || (now() > signed_in).then_some(()));
+    let later = Account::of(&ada.refreshed(&gateway).expect(200));
+    let cutoff = signed_in + 1;
+    gateway.revoke(&json!([
+        { "kind": "subject", "value": subject, "issued_before": cutoff }, { "kind": "session", "value": sid },
+    ]));
+    let lifted = gateway.unrevoke("session", sid, "self").expect(200).json();
+    assert_eq!(lifted["still_refused_by"], json!([]));
+    assert!(!passes(&gateway, &ada.access) && passes(&gateway, &later.access));
+}
+
+#[test]
 fn values_of_any_spelling_survive_the_path() {
     let gateway = start();
     for value in ["a/b", "a b", "ünï", "a%2Fb", "?x=1#y", "a+b", "\"quoted\"", "💥"] {
