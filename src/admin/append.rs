@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::idempotency::{Answers, Fingerprint, Turn};
-use super::intake::{Intake, IntakeError, LiveSession, Lookup, of_session, of_token, token_asking};
+use super::intake::{Intake, IntakeError, Live, Lookup, live_of, of_live, of_token, token_asking};
 use super::items::{Asked, Item, Understood};
 use super::query::{Pairs, Parameters};
 use super::reply::{Refused, Reply, ended_early};
@@ -152,8 +152,8 @@ async fn append_json(
             }
             Understood::Entry { revocation, sessions_of } => {
                 if let Some(subject) = &sessions_of {
-                    let sessions = live_sessions(parts, subject, asked.now).await?;
-                    entries.extend(sessions.into_iter().map(|session| of_session(&revocation, session)));
+                    let live = live_of(&*parts.store, &parts.blocklist, subject, asked.now).await?;
+                    entries.extend(live.into_iter().map(|live| of_live(&revocation, live)));
                 }
                 entries.push(revocation);
             }
@@ -164,11 +164,6 @@ async fn append_json(
     Ok(Done { sequence: ack.sequence, accepted, skipped, propagated: ack.propagated })
 }
 
-async fn live_sessions(parts: &Parts, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
-    let sessions = parts.store.live_sessions(subject, now).await?;
-    Ok(sessions.into_iter().map(|session| LiveSession { id: session.id, expires: session.expires }).collect())
-}
-
 /// What lines may ask, on a thread that may wait for it.
 struct Blocking<'a> {
     parts: &'a Parts,
@@ -176,8 +171,9 @@ struct Blocking<'a> {
 }
 
 impl Lookup for Blocking<'_> {
-    fn live_sessions(&self, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
-        self.runtime.block_on(live_sessions(self.parts, subject, now))
+    fn live_of(&self, subject: &str, now: UnixTime) -> Result<Vec<Live>, StoreError> {
+        let Parts { store, blocklist, .. } = self.parts;
+        self.runtime.block_on(live_of(&**store, blocklist, subject, now))
     }
 
     fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {

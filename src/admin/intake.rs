@@ -7,8 +7,8 @@ use super::items::{Asked, Item, Scope, Understood, capped};
 use crate::clock::UnixTime;
 use crate::issuer::settings::SELF;
 use crate::issuer::{self, Issuers};
-use crate::revocation::{AppendError, Kind, KnownToken, Revocation, Selector};
-use crate::store::StoreError;
+use crate::revocation::{AppendError, Blocklist, Kind, KnownToken, Revocation, Selector};
+use crate::store::{Store, StoreError};
 use crate::token::VerifyError;
 
 /// The most bytes of one line.
@@ -18,11 +18,11 @@ const ENTRIES_AT_ONCE: usize = 4096;
 
 /// What the rest of the gateway knows that a line may need.
 pub trait Lookup {
-    /// The live sessions of a subject of our own.
+    /// What a subject of our own has that its cutoff may leave open.
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn live_sessions(&self, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError>;
+    fn live_of(&self, subject: &str, now: UnixTime) -> Result<Vec<Live>, StoreError>;
 
     /// Whose token this text is, if it is well signed; an expired one is good too.
     ///
@@ -31,13 +31,40 @@ pub trait Lookup {
     fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String>;
 }
 
-/// A session, as far as revoking it goes.
+/// A session, or a token that has none, as far as revoking it goes.
 #[derive(Clone, Debug)]
-pub struct LiveSession {
+pub struct Live {
+    /// [`Kind::Session`] or [`Kind::Token`].
+    pub kind: Kind,
     /// Its id.
     pub id: Box<str>,
-    /// When all its tokens have expired.
+    /// When it has expired, a session with all its tokens.
     pub expires: UnixTime,
+}
+
+/// The sessions of a subject of our own that are not revoked yet, and the tokens that it got without one in the second
+/// of its cutoff. Neither a mark in the store nor its absence says that a session is revoked: it stays when that is
+/// taken back, and nobody makes one for what is revoked here.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn live_of(
+    store: &dyn Store,
+    blocklist: &Blocklist,
+    subject: &str,
+    now: UnixTime,
+) -> Result<Vec<Live>, StoreError> {
+    let is_live = |live: &Live| {
+        let entry = blocklist.get(&Selector::new(live.kind.clone(), SELF, live.id.clone()));
+        entry.is_none_or(|entry| entry.expires_at < capped(live.expires))
+    };
+    let sessions = store.unexpired_sessions(subject, now).await?.into_iter();
+    let sessions =
+        sessions.map(|session| Live { kind: Kind::Session, id: session.id, expires: session.expires });
+    let tokens = store.lone_tokens(subject, UnixTime::from_secs(now.secs()), now).await?.into_iter();
+    let tokens =
+        tokens.map(|row| Live { kind: Kind::Token, id: row.token.id, expires: row.token.expires_at });
+    Ok(sessions.chain(tokens).filter(is_live).collect())
 }
 
 /// Why lines were not taken.
@@ -188,9 +215,8 @@ impl<'a> Intake<'a> {
             }
             Understood::Entry { revocation, sessions_of } => {
                 if let Some(subject) = &sessions_of {
-                    let sessions = self.lookup.live_sessions(subject, self.asked.now);
-                    let sessions = sessions.map_err(IntakeError::Store)?;
-                    self.entries.extend(sessions.into_iter().map(|session| of_session(&revocation, session)));
+                    let live = self.lookup.live_of(subject, self.asked.now).map_err(IntakeError::Store)?;
+                    self.entries.extend(live.into_iter().map(|live| of_live(&revocation, live)));
                 }
                 self.entries.push(revocation);
             }
@@ -204,12 +230,12 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// The entry of a session that goes with that of its subject.
-pub(super) fn of_session(revocation: &Revocation, session: LiveSession) -> Revocation {
+/// The entry that goes with that of its subject.
+pub(super) fn of_live(revocation: &Revocation, live: Live) -> Revocation {
     Revocation {
-        selector: Selector::new(Kind::Session, SELF, session.id),
+        selector: Selector::new(live.kind, SELF, live.id),
         issued_before: None,
-        expires_at: capped(session.expires),
+        expires_at: capped(live.expires),
         ..revocation.clone()
     }
 }
@@ -257,9 +283,9 @@ mod tests {
     struct Nothing;
 
     impl Lookup for Nothing {
-        fn live_sessions(&self, _: &str, _: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
+        fn live_of(&self, _: &str, _: UnixTime) -> Result<Vec<Live>, StoreError> {
             let expires = NOW.plus(Duration::from_secs(60));
-            Ok(vec![LiveSession { id: "s-1".into(), expires }])
+            Ok(vec![Live { kind: Kind::Session, id: "s-1".into(), expires }])
         }
 
         fn token(&self, _: &str, _: UnixTime) -> Result<(Selector, UnixTime), String> {

@@ -46,7 +46,7 @@ use crate::telemetry::Metrics;
 use items::Scope;
 use reply::Refused;
 
-pub use intake::{Intake, IntakeError, LiveSession, Lookup, token_of};
+pub use intake::{Intake, IntakeError, Live, Lookup, live_of, token_of};
 pub use keys::{duration, imported_key, key_revocation, keys_shown};
 pub use revocations::row_shown;
 

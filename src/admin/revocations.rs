@@ -11,6 +11,7 @@ use super::{From, Parts, Shared};
 use crate::issuer::settings::SELF;
 use crate::revocation::{Blocklist, Kind, Revocation, Selector};
 use crate::store::{TokenRow, TrailEntry, TrailFilter};
+use crate::token::TokenType;
 
 /// Rows of a list where nothing else is asked for, and at most.
 const LIMIT_DEFAULT: u64 = 100;
@@ -153,27 +154,32 @@ async fn still_refused_by(parts: &Parts, selector: &Selector) -> Result<Vec<Valu
     if &*selector.issuer != SELF || !selector.kind.is_absolute() {
         return Ok(Vec::new());
     }
-    let (session, subject, key, issued_at) = match selector.kind {
-        Kind::Token => match parts.store.token(&selector.value).await? {
-            Some(TokenRow { token, .. }) => {
-                (Some(token.session), token.subject, token.key_id, token.issued_at)
-            }
-            None => return Ok(Vec::new()),
-        },
+    let mut candidates: Vec<(Kind, Box<str>)> = Vec::new();
+    let (subject, issued_at, is_access) = match selector.kind {
+        Kind::Token => {
+            let Some(TokenRow { token, .. }) = parts.store.token(&selector.value).await? else {
+                return Ok(Vec::new());
+            };
+            // One without a session was got by a client for itself, and has it as its subject.
+            candidates.push(match &*token.session {
+                "" => (Kind::Client, token.subject.clone()),
+                _ => (Kind::Session, token.session),
+            });
+            candidates.extend(token.key_id.map(|id| (Kind::Key, id)));
+            (token.subject, token.issued_at, token.token_type == TokenType::Access)
+        }
         _ => match parts.store.session(&selector.value).await? {
-            Some(row) => (None, row.session.subject, None, row.session.created),
+            // A cutoff ends it only if it refuses its newest tokens.
+            Some(row) => (row.session.subject, row.last_issued_at, true),
             None => return Ok(Vec::new()),
         },
     };
-    let candidates = [
-        (Kind::Session, session),
-        (Kind::Subject, Some(subject)),
-        (Kind::Key, key),
-        (Kind::Issuer, Some("".into())),
-    ];
+    candidates.extend([(Kind::Subject, subject), (Kind::Issuer, "".into())]);
+    if is_access {
+        candidates.extend(parts.gateway.setup().endpoints.fixed_claims());
+    }
     let mut still = Vec::new();
     for (kind, value) in candidates {
-        let Some(value) = value else { continue };
         let other = Selector::new(kind, SELF, value);
         if parts.blocklist.refuses_selector(&other, issued_at) {
             still.push(json!({

@@ -12,7 +12,7 @@ use super::client::Admin;
 use super::lines::{Batch, Lines};
 use super::way::{Missing, Offline, Way};
 use super::{Common, Outcome, load, progress};
-use crate::admin::{Intake, IntakeError, LiveSession, Lookup, token_of};
+use crate::admin::{Intake, IntakeError, Live, Lookup, live_of, token_of};
 use crate::app;
 use crate::clock::UnixTime;
 use crate::config::Settings;
@@ -162,12 +162,9 @@ struct Local<'a> {
 }
 
 impl Lookup for Local<'_> {
-    fn live_sessions(&self, subject: &str, now: UnixTime) -> Result<Vec<LiveSession>, StoreError> {
-        let sessions = self.offline.runtime.block_on(self.offline.store.live_sessions(subject, now))?;
-        Ok(sessions
-            .into_iter()
-            .map(|session| LiveSession { id: session.id, expires: session.expires })
-            .collect())
+    fn live_of(&self, subject: &str, now: UnixTime) -> Result<Vec<Live>, StoreError> {
+        let Offline { store, log, runtime, .. } = self.offline;
+        runtime.block_on(live_of(&**store, log.blocklist(), subject, now))
     }
 
     fn token(&self, text: &str, now: UnixTime) -> Result<(Selector, UnixTime), String> {

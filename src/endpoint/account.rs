@@ -130,7 +130,7 @@ impl Endpoints {
     }
 
     async fn revoke_other_sessions(&self, call: &Call, caller: &Caller) -> Result<(), Problem> {
-        let live = self.parts.store.live_sessions(&caller.subject, self.parts.clock.now()).await?;
+        let live = self.live_sessions(&caller.subject).await?;
         let others: Vec<Session> = live.into_iter().filter(|session| session.id != caller.session).collect();
         let actor = format!("subject:{}", caller.subject);
         self.revoke_sessions(call, &others, Cause { actor: &actor, reason: "password changed" }).await

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::Endpoints;
 use super::call::Call;
 use super::place::Place;
@@ -98,27 +100,37 @@ impl Endpoints {
         wanted: TokenType,
         call: &Call,
     ) -> Result<Caller, Problem> {
-        if token.token_type != wanted {
-            let words = match wanted {
-                TokenType::Access => "An access token is needed here",
-                TokenType::Refresh => "A refresh token is needed here",
-            };
-            return Err(Problem::new(Code::TokenInvalid, words));
-        }
+        of_type(&token, wanted)?;
         let (Some(subject), Some(session)) = (token.subject.clone(), token.session.clone()) else {
             return Err(Unverified::Invalid.into());
         };
-        if !self.parts.revocations.refused_by(&self.keys(&token), call.now).is_empty() {
+        self.stands(&token, call).await?;
+        Ok(Caller { token, subject, session })
+    }
+
+    /// An access token of ours, whoever has it: one that a client got for itself belongs to no session.
+    ///
+    /// # Errors
+    /// As [`Endpoints::caller`].
+    pub(super) async fn access_of_anybody(&self, call: &Call) -> Result<Arc<VerifiedToken>, Problem> {
+        let token = self.own_token(call).await?;
+        of_type(&token, TokenType::Access)?;
+        self.stands(&token, call).await?;
+        Ok(token)
+    }
+
+    async fn stands(&self, token: &VerifiedToken, call: &Call) -> Result<(), Problem> {
+        if !self.parts.revocations.refused_by(&self.keys(token), call.now).is_empty() {
             return Err(revoked());
         }
         // A refresh asks the store for more than this, in the exchange itself.
-        if wanted == TokenType::Access
+        if token.token_type == TokenType::Access
             && self.parts.auth.as_ref().is_some_and(|auth| auth.own.strict)
             && self.parts.store.standing(&token.token_id).await? != Standing::Good
         {
             return Err(revoked());
         }
-        Ok(Caller { token, subject, session })
+        Ok(())
     }
 
     /// The blocklist keys of a token.
@@ -136,16 +148,32 @@ impl Endpoints {
         }
     }
 
+    /// By which claims every access token of ours can be revoked: those of `[auth.claims]`, each value of an array for
+    /// itself.
+    pub fn fixed_claims(&self) -> Vec<(Kind, Box<str>)> {
+        let Some(auth) = &self.parts.auth else { return Vec::new() };
+        let mut found = Vec::new();
+        for name in &self.parts.revocable_claims {
+            let values = match auth.claims.get(&**name) {
+                Some(Value::Array(values)) => values.as_slice(),
+                Some(value) => std::slice::from_ref(value),
+                None => &[],
+            };
+            let texts = values.iter().filter_map(|value| match value {
+                Value::String(text) => Some(text.as_str().into()),
+                Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
+                _ => None,
+            });
+            found.extend(texts.map(|text| (Kind::Claim(name.clone()), text)));
+        }
+        found
+    }
+
     /// The blocklist keys of a session whose newest token was issued then. Where a token has its own key, this has the
     /// session's once more.
     pub(super) fn session_keys(&self, session: &str, subject: &str, issued_at: UnixTime) -> TokenKeys {
         let of = |kind: Kind, value: &str| SelectorKey::of(&kind, SELF, value);
-        let fixed = self.parts.auth.as_ref().map(|auth| &auth.claims);
-        let claims = self.parts.revocable_claims.iter().filter_map(|name| {
-            let value = fixed?.get(&**name)?;
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            Some(of(Kind::Claim(name.clone()), &value))
-        });
+        let claims = self.fixed_claims().into_iter().map(|(kind, value)| of(kind, &value));
         TokenKeys {
             token: of(Kind::Session, session),
             session: Some(of(Kind::Session, session)),
@@ -158,6 +186,17 @@ impl Endpoints {
             issued_at,
         }
     }
+}
+
+/// # Errors
+/// 422: it is of the other type.
+fn of_type(token: &VerifiedToken, wanted: TokenType) -> Result<(), Problem> {
+    let words = match wanted {
+        _ if token.token_type == wanted => return Ok(()),
+        TokenType::Access => "An access token is needed here",
+        TokenType::Refresh => "A refresh token is needed here",
+    };
+    Err(Problem::new(Code::TokenInvalid, words))
 }
 
 /// 401, whatever revoked it.

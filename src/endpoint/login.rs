@@ -16,8 +16,6 @@ use super::revoking::Cause;
 use super::settings::Settings;
 use crate::answer::{Body, Problem};
 use crate::clock::UnixTime;
-use crate::issuer::settings::SELF;
-use crate::revocation::{Kind, Selector};
 use crate::store::{Login, Session, Token, User};
 use crate::token::{Binding, Claims, TokenType};
 
@@ -234,11 +232,7 @@ impl Endpoints {
     /// 503 when the log or the store is away.
     pub(super) async fn keep_session_limit(&self, call: &Call, subject: &str) -> Result<(), Problem> {
         let Some(limit) = self.auth()?.max_sessions_per_user else { return Ok(()) };
-        let mut live = self.parts.store.live_sessions(subject, self.parts.clock.now()).await?;
-        // The store does not know of what was revoked past it (`/admin/revocations`); those take nobody's place.
-        live.retain(|session| {
-            !self.is_in_force(&Selector::new(Kind::Session, SELF, session.id.clone()), session.expires)
-        });
+        let live = self.live_sessions(subject).await?;
         let surplus = live.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
         let cause = Cause { actor: "gateway", reason: "max_sessions_per_user" };
         self.revoke_sessions(call, &live[..surplus], cause).await

@@ -19,9 +19,7 @@ use super::revoking::Cause;
 use super::settings::Settings;
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
-use crate::issuer::settings::SELF;
-use crate::revocation::{Kind, Selector};
-use crate::store::{Created, PasswordHash, Session, User};
+use crate::store::{Created, PasswordHash, User};
 use crate::token::Claims;
 
 /// What an account may be made of, beside the configured `user_fields`.
@@ -119,10 +117,9 @@ impl Endpoints {
     pub async fn user(&self, id: &str) -> Result<Value, Problem> {
         let auth = self.accounts()?;
         let user = self.known_user(id).await?;
-        let live = self.parts.store.live_sessions(id, self.parts.clock.now()).await?;
-        let live = live.iter().filter(|session| !self.is_session_revoked(session)).count();
+        let live = self.live_sessions(id).await?;
         let mut view = shown_user(auth, &user);
-        view["live_sessions"] = live.into();
+        view["live_sessions"] = live.len().into();
         Ok(view)
     }
 
@@ -252,13 +249,8 @@ impl Endpoints {
     }
 
     async fn revoke_begun_meanwhile(&self, id: &str, address: &str, cause: Cause<'_>) -> Result<(), Problem> {
-        let mut begun = self.parts.store.live_sessions(id, self.parts.clock.now()).await?;
-        begun.retain(|session| !self.is_session_revoked(session));
+        let begun = self.live_sessions(id).await?;
         self.revoke_sessions_from(address, &begun, cause).await
-    }
-
-    fn is_session_revoked(&self, session: &Session) -> bool {
-        self.is_in_force(&Selector::new(Kind::Session, SELF, session.id.clone()), session.expires)
     }
 
     async fn user_at(&self, id: &str, sequence: u64) -> Result<Value, Problem> {
@@ -402,6 +394,9 @@ mod tests {
 
     use super::super::support::{GOOD, World};
     use super::*;
+    use crate::issuer::settings::SELF;
+    use crate::revocation::{Kind, Selector};
+    use crate::store::Session;
 
     const WERKZEUG: &str = "scrypt:16:1:1$salt$";
 

@@ -22,7 +22,7 @@ pub(super) fn one(status: StatusCode, row: Value) -> Response<Body> {
     answer(status, &json!({ "status": status.as_u16(), "data": [row] }))
 }
 
-/// `{"status": 200, "data": […], "next": CURSOR}`: the cursor is the number of the last row of a full page.
+/// `{"status": 200, "data": […], "next": CURSOR}`: the cursor, where another page follows, is the number of the last row.
 pub(super) fn list(rows: Vec<Value>, next: Option<u64>) -> Response<Body> {
     let next = next.map(|number| number.to_string());
     answer(StatusCode::OK, &json!({ "status": 200, "data": rows, "next": next }))

@@ -10,7 +10,7 @@ use crate::answer::Problem;
 use crate::clock::UnixTime;
 use crate::issuer::settings::SELF;
 use crate::revocation::{Kind, Revocation, Selector};
-use crate::store::{Mark, Session};
+use crate::store::{Mark, Session, StoreError, TokenRow};
 
 /// Who revokes, and why.
 #[derive(Clone, Copy)]
@@ -53,6 +53,20 @@ impl Endpoints {
         Ok(())
     }
 
+    /// The sessions of a subject that nothing has ended, oldest first. The blocklist says which: the marks in the store
+    /// stay when a revocation is taken back, and are missing where one was made past it (`/admin/revocations`).
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub(super) async fn live_sessions(&self, subject: &str) -> Result<Vec<Session>, StoreError> {
+        let now = self.parts.clock.now();
+        let mut live = self.parts.store.unexpired_sessions(subject, now).await?;
+        live.retain(|session| {
+            !self.is_in_force(&Selector::new(Kind::Session, SELF, session.id.clone()), session.expires)
+        });
+        Ok(live)
+    }
+
     /// Whether a revocation of this selector until then would change nothing. One that ends sooner does not count: it
     /// would let back in what was revoked here.
     pub(super) fn is_in_force(&self, selector: &Selector, until: UnixTime) -> bool {
@@ -61,8 +75,8 @@ impl Endpoints {
 
     /// Revokes everything of a subject that was issued until now. `iat` counts whole seconds, so tokens of this very
     /// second are not before the cutoff: the live sessions go with it, in the same batch, and a login that follows at
-    /// once has a session that is not among them (CONTRACT §1). `also`: a session that goes with them, whether or not
-    /// the store still knows it.
+    /// once has a session that is not among them (CONTRACT §1). So do the tokens of that second that have no session,
+    /// for a subject may be a client. `also`: a session that goes with them, whether or not the store still knows it.
     ///
     /// # Errors
     /// 503 when the log or the store is away: nothing is revoked then.
@@ -88,13 +102,17 @@ impl Endpoints {
         cause: Cause<'_>,
     ) -> Result<u64, Problem> {
         let now = self.parts.clock.now();
-        let mut sessions = self.parts.store.live_sessions(subject, now).await?;
+        let mut sessions = self.live_sessions(subject).await?;
         sessions.extend(also.filter(|also| sessions.iter().all(|session| session.id != also.id)));
         let cutoff = UnixTime::from_secs(now.secs());
+        let tokens = self.parts.store.lone_tokens(subject, cutoff, now).await?;
         let last = sessions.iter().map(|session| session.expires).max();
         let expires_at = last.unwrap_or_default().max(self.longest_from(now));
         let mut batch: Vec<_> =
             sessions.iter().map(|session| self.session_entry(address, session, cause)).collect();
+        batch.extend(tokens.iter().map(|TokenRow { token, .. }| {
+            self.entry_from(address, Kind::Token, &token.id, token.expires_at, cause)
+        }));
         batch.push(Revocation {
             issued_before: Some(cutoff),
             ..self.entry_from(address, Kind::Subject, subject, expires_at, cause)

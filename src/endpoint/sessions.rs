@@ -11,15 +11,18 @@ use super::revoking::Cause;
 use crate::answer::{Body, Code, Problem};
 use crate::issuer::settings::SELF;
 use crate::revocation::{Kind, Selector};
-use crate::store::SessionRow;
+use crate::store::{Page, SessionRow};
 
 impl Endpoints {
     /// GET `/auth/sessions`.
     pub(super) async fn list_sessions(&self, call: &Call) -> Result<Response<Body>, Problem> {
         let caller = self.caller(call).await?;
         let page = call.page()?;
-        let rows = self.parts.store.sessions(&caller.subject, page).await?;
-        let next = rows.last().filter(|_| rows.len() == page.limit).map(|row| row.number);
+        let one_more = Page { limit: page.limit + 1, ..page };
+        let mut rows = self.parts.store.sessions(&caller.subject, one_more).await?;
+        let more = rows.len() > page.limit;
+        rows.truncate(page.limit);
+        let next = rows.last().filter(|_| more).map(|row| row.number);
         Ok(list(rows.iter().map(|row| self.session_view(call, &caller, row)).collect(), next))
     }
 

@@ -15,6 +15,8 @@ use crate::telemetry::Metrics;
 
 /// How long a request waits for a watermark.
 const WATERMARK_PATIENCE: Duration = Duration::from_secs(2);
+/// Entries of a large batch that are encoded at once.
+const ENTRIES_AT_ONCE: usize = 4096;
 
 /// A batch is on disk, by the policy of `fsync`, and in force here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,11 +114,15 @@ impl Log {
         Self { local, hub: Some(hub) }
     }
 
-    /// Makes a batch durable, puts it in force and tells the fleet, as `when_unreachable` says.
+    /// Makes a batch durable, puts it in force and tells the fleet, as `when_unreachable` says; all of it or nothing,
+    /// whatever its size. A subject may have more live sessions than one append carries: those go as a [`Bulk`].
     ///
     /// # Errors
-    /// As [`Handle::append`]; [`AppendError::SharedLogUnavailable`].
+    /// As [`Handle::append`], or as [`Log::bulk`] for a large batch; [`AppendError::SharedLogUnavailable`].
     pub async fn append(&self, entries: Vec<Revocation>) -> Result<Ack, AppendError> {
+        if revocation::is_for_bulk(&entries) {
+            return self.append_large(entries).await;
+        }
         let (ack, propagated) = match &self.hub {
             Some(_) if entries.is_empty() => {
                 (revocation::Ack { sequence: self.local.sequence(), accepted: 0 }, true)
@@ -128,6 +134,18 @@ impl Log {
             Some(hub) => hub.forward(entries).await?,
         };
         Ok(Ack { sequence: ack.sequence, accepted: ack.accepted, propagated })
+    }
+
+    async fn append_large(&self, mut entries: Vec<Revocation>) -> Result<Ack, AppendError> {
+        let mut bulk = self.bulk()?;
+        let spooled = tokio::task::spawn_blocking(move || {
+            while !entries.is_empty() {
+                let rest = entries.split_off(entries.len().min(ENTRIES_AT_ONCE));
+                bulk.push(std::mem::replace(&mut entries, rest))?;
+            }
+            Ok(bulk)
+        });
+        spooled.await.map_err(|_| AppendError::Closed)??.commit().await
     }
 
     /// Begins a batch of any size.
@@ -248,5 +266,81 @@ impl Bulk {
             return Err(AppendError::SharedLogUnavailable);
         }
         Ok(Ack { sequence: ack.sequence, accepted: ack.accepted, propagated })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::clock::{SystemClock, UnixTime};
+    use crate::revocation::settings::{Fsync, Settings};
+    use crate::revocation::{Kind, Opening, RealDisk, Selector};
+
+    fn session(number: usize) -> Revocation {
+        Revocation {
+            selector: Selector::new(Kind::Session, "self", format!("s-{number}")),
+            lift: false,
+            issued_before: None,
+            expires_at: UnixTime::from_secs(4_000_000_000),
+            reason: "".into(),
+            actor: "admin".into(),
+            address: "".into(),
+            at: UnixTime::from_secs(1),
+        }
+    }
+
+    /// A subject had more sessions than one append carries, and could not be revoked.
+    #[tokio::test]
+    async fn a_batch_too_heavy_for_one_append_is_taken_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let (local, blocklist, _) = revocation::open(Opening {
+            settings: &Settings {
+                state_dir: dir.path().into(),
+                fsync: Fsync::Always,
+                snapshot_every: Duration::from_secs(3600),
+                snapshot_log_bytes: 1 << 30,
+                claims: Vec::new(),
+                on_lost_state: OnLostState::Empty,
+                cut_live_connections: true,
+                token_cache: 0,
+            },
+            disk: Arc::new(RealDisk::at(dir.path()).unwrap()),
+            clock: Arc::new(SystemClock),
+            projections: Vec::new(),
+            on_fsync: Box::new(|_| {}),
+            leeway_max: Duration::ZERO,
+            seen: 0,
+            known: false,
+            gateway: None,
+            issuers: Vec::new(),
+        })
+        .unwrap();
+        let log = Log::alone(local);
+        let total = || blocklist.counts().total();
+
+        let mut bad = session(19_999);
+        bad.selector.value = "".into();
+        let refused: Vec<_> = (0..19_999).map(session).chain([bad]).collect();
+        let error = log.append(refused).await.unwrap_err();
+        assert!(matches!(error, AppendError::Invalid { index: 19_999, .. }), "{error}");
+        assert_eq!((total(), log.sequence()), (0, 0), "nothing of it");
+
+        let sizes = [1, 8_000, 12_000, 13_000, 14_000, 16_384, 16_385, 20_000];
+        let mut sequence = 0;
+        for size in sizes {
+            let ack = log.append((0..size).map(session).collect()).await.unwrap();
+            sequence += size as u64;
+            assert_eq!(ack, Ack { sequence, accepted: size, propagated: true });
+            assert!(blocklist.get(&session(size - 1).selector).is_some() && total() >= size as u64);
+        }
+        // Few, and long.
+        let long: Vec<_> = (0..15_000)
+            .map(|number| Revocation { reason: "x".repeat(1000).into(), ..session(number) })
+            .collect();
+        assert_eq!(log.append(long).await.unwrap().accepted, 15_000);
+        log.close().await;
     }
 }

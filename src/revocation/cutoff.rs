@@ -7,8 +7,8 @@ use crate::clock::UnixTime;
 ///
 /// `iat` counts whole seconds, so the second of `now` is blurred. It is rounded up, and a token of that very second
 /// is refused, except for a `subject` of the gateway's `own` issuer: there it is rounded down, and **the caller
-/// revokes every live session of that subject in the same batch**, which takes the tokens issued in that second
-/// before now, while a login in the same second afterwards works.
+/// revokes every live session of that subject in the same batch**, and every token of that second that belongs to no
+/// session, which takes the tokens issued in that second before now, while a login in the same second afterwards works.
 pub const fn cutoff_now(kind: &Kind, own: bool, now: UnixTime) -> Option<UnixTime> {
     match kind {
         Kind::Token | Kind::Session => None,

@@ -62,6 +62,7 @@ pub use handle::{Ack, Handle, Health, Projection, SnapshotReport, Stats};
 pub use keys::{Admitted, ClaimKeys, KnownToken, TextMark, TokenKeys};
 pub use loss::Loss;
 pub use open::{IssuerTerm, LOST_REASON, Opening, Report, open};
+pub use queue::is_for_bulk;
 pub use record::{GatewayId, Origin, Place, Record};
 pub use recovery::gateway_of;
 pub use sharing::{Prepared, Promise, Standing};

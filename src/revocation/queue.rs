@@ -8,12 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::bulk::Spool;
 use super::log::Chunk;
-use super::record::{FRAME_BODY_BYTES_FULL, Origin, encode_entry};
-use super::{Ack, AppendError, Revocation, SelectorKey};
+use super::record::{ENTRY_BYTES_BESIDE_TEXTS, FRAME_BODY_BYTES_FULL, Origin, encode_entry};
+use super::{Ack, AppendError, Kind, Revocation, SelectorKey};
 
 /// The most weight that may wait: one for each entry and each [`WEIGHT_BYTES`] of it, so about 16 MiB.
 const WEIGHT_MAX: usize = 64 << 10;
 const WEIGHT_BYTES: usize = 256;
+/// The most of it that one append may ask for, so that four can wait.
+const APPEND_WEIGHT_MAX: usize = WEIGHT_MAX / 4;
 /// How long a batch waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,16 @@ impl Batch {
     }
 }
 
+/// Whether these may be more than one append carries, so that they have to go as a [`super::Bulk`]. Counted as if each
+/// were as long on disk as it can get, so nothing that passes is refused for its weight.
+pub fn is_for_bulk(entries: &[Revocation]) -> bool {
+    let bytes = |entry: &Revocation| match &entry.selector.kind {
+        Kind::Claim(name) => ENTRY_BYTES_BESIDE_TEXTS + name.len() + entry.value_bytes(),
+        _ => ENTRY_BYTES_BESIDE_TEXTS + entry.value_bytes(),
+    };
+    entries.len() + entries.iter().map(bytes).sum::<usize>() / WEIGHT_BYTES > APPEND_WEIGHT_MAX
+}
+
 /// Something for the writer to do, and where to answer.
 pub(super) enum Command {
     Append(Batch, oneshot::Sender<Result<Ack, AppendError>>, OwnedSemaphorePermit),
@@ -100,7 +112,7 @@ impl Queue {
     /// [`AppendError::TooLarge`] or [`AppendError::Overloaded`].
     pub(super) async fn room(&self, batch: &Batch) -> Result<OwnedSemaphorePermit, AppendError> {
         let weight = batch.weight();
-        if weight > WEIGHT_MAX / 4 {
+        if weight > APPEND_WEIGHT_MAX {
             return Err(AppendError::TooLarge);
         }
         let weight = u32::try_from(weight).map_err(|_| AppendError::TooLarge)?;

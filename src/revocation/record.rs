@@ -34,8 +34,10 @@ pub(super) const FRAME_HEAD_BYTES: usize = 40;
 pub(super) const FRAME_BODY_BYTES_FULL: usize = 64 << 10;
 /// No body is longer: the last entry may start just below [`FRAME_BODY_BYTES_FULL`].
 pub(super) const FRAME_BODY_BYTES_MAX: usize = FRAME_BODY_BYTES_FULL + ENTRY_BYTES_MAX;
-/// The longest entry: fixed part 18, cutoff 8, origin 40, six lengths 12, and the texts.
-const ENTRY_BYTES_MAX: usize = 78
+/// The most of an entry that is no text: fixed part 18, cutoff 8, origin 40, six lengths 12.
+pub(super) const ENTRY_BYTES_BESIDE_TEXTS: usize = 78;
+/// The longest entry.
+const ENTRY_BYTES_MAX: usize = ENTRY_BYTES_BESIDE_TEXTS
     + 2 * NAME_BYTES_MAX
     + super::SUBJECT_BYTES_MAX
     + REASON_BYTES_MAX

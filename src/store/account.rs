@@ -271,8 +271,9 @@ pub trait Accounts: Send + Sync {
     /// Sessions of a subject, newest first.
     fn sessions<'a>(&'a self, subject: &'a str, page: Page) -> Answer<'a, Vec<SessionRow>>;
 
-    /// All sessions of a subject that are neither expired nor marked as revoked, oldest first.
-    fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>>;
+    /// All sessions of a subject that have not expired, oldest first, whether or not they are marked as revoked: a mark
+    /// stays when its revocation is taken back, so what is in force is for the blocklist to say.
+    fn unexpired_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>>;
 
     /// Records a token that belongs to no session: one that a client got for itself. Its `session` is empty.
     fn record_token(&self, token: Token) -> Answer<'_, ()>;
@@ -282,6 +283,14 @@ pub trait Accounts: Send + Sync {
 
     /// Tokens of a subject, newest first.
     fn tokens<'a>(&'a self, subject: &'a str, page: Page) -> Answer<'a, Vec<TokenRow>>;
+
+    /// Tokens of a subject that belong to no session, were issued at `since` or later, and have not expired.
+    fn lone_tokens<'a>(
+        &'a self,
+        subject: &'a str,
+        since: UnixTime,
+        now: UnixTime,
+    ) -> Answer<'a, Vec<TokenRow>>;
 
     /// Marks as revoked what is not marked yet; what the store does not know is passed over.
     fn mark_revoked(&self, mark: Mark) -> Answer<'_, ()>;

@@ -74,6 +74,7 @@ suite! {
     without_a_successor_the_presented_token_stays_good
     an_unknown_refresh_token_is_adopted_only_when_asked_for
     lists_are_newest_first_and_page_without_gaps
+    tokens_without_a_session_are_told_from_when_they_were_issued
     a_mark_keeps_the_first_time_and_can_be_taken_off_a_token
     pruning_forgets_what_expired_and_nothing_else
     the_trail_takes_each_entry_once
@@ -209,8 +210,8 @@ async fn a_session_does_not_start_on_a_password_that_was_changed_meanwhile(place
     let next = Login { session: session("s2"), tokens: vec![] };
     assert_eq!(store.start_session(next.clone(), old).await.unwrap(), Started::CredentialsChanged);
     assert_eq!(store.start_session(next, new).await.unwrap(), Started::Done);
-    let live = store.live_sessions("u", NOW).await.unwrap();
-    assert_eq!(live.iter().map(|session| &*session.id).collect::<Vec<_>>(), ["s", "s2"]);
+    let begun = store.unexpired_sessions("u", NOW).await.unwrap();
+    assert_eq!(begun.iter().map(|session| &*session.id).collect::<Vec<_>>(), ["s", "s2"]);
 }
 
 async fn a_repeat_within_the_grace_gives_the_same_successor_while_it_is_unused(place: Place) {
@@ -330,6 +331,19 @@ async fn lists_are_newest_first_and_page_without_gaps(place: Place) {
     assert_eq!(store.sessions("u", page(None, 10)).await.unwrap().len(), 1);
 }
 
+async fn tokens_without_a_session_are_told_from_when_they_were_issued(place: Place) {
+    let store = signed_up(&place).await;
+    let at = |seconds| NOW.plus(Duration::from_secs(seconds));
+    for (id, seconds) in [("early", 0), ("then", 1), ("late", 2)] {
+        let lone = Token { session: "".into(), issued_at: at(seconds), ..token(id, TokenType::Access) };
+        store.record_token(lone).await.unwrap();
+    }
+    let rows = store.lone_tokens("u", at(1), at(1)).await.unwrap();
+    assert_eq!(rows.iter().map(|row| &*row.token.id).collect::<Vec<_>>(), ["then", "late"]);
+    assert_eq!(store.lone_tokens("u", at(1), rows[0].token.expires_at).await.unwrap(), []);
+    assert_eq!(store.lone_tokens("v", at(0), at(0)).await.unwrap(), []);
+}
+
 async fn a_mark_keeps_the_first_time_and_can_be_taken_off_a_token(place: Place) {
     let store = signed_up(&place).await;
     let mark = |at, by: &str| Mark { sessions: vec![], tokens: vec!["a0".into()], at, by: by.into() };
@@ -344,7 +358,10 @@ async fn a_mark_keeps_the_first_time_and_can_be_taken_off_a_token(place: Place) 
         .await
         .unwrap();
     assert_eq!(store.token("a0").await.unwrap().unwrap().revoked_at, Some(NOW));
-    assert_eq!(store.live_sessions("u", NOW).await.unwrap(), []);
+    assert!(store.session("s").await.unwrap().unwrap().revoked_at.is_some());
+    assert_eq!(store.unexpired_sessions("u", NOW).await.unwrap(), [session("s")], "it may be taken back");
+    let expires = session("s").expires;
+    assert_eq!(store.unexpired_sessions("u", expires).await.unwrap(), []);
 }
 
 async fn pruning_forgets_what_expired_and_nothing_else(place: Place) {

@@ -65,6 +65,24 @@ fn ten_thousand_lines_are_taken_at_once() {
     gateway.entry("token", "t-9999", "legacy").expect(200);
 }
 
+/// An array of more than some 13,000 items was refused, whatever its bytes.
+#[test]
+fn an_array_may_have_as_many_items_as_its_bytes_allow() {
+    let gateway = start();
+    let item = |number: usize| json!({ "kind": "token", "issuer": "legacy", "value": format!("t-{number}") });
+    let send =
+        |items: Vec<Value>| gateway.admin("POST", "/admin/revocations").json(&Value::from(items)).send();
+    let mut bad: Vec<_> = (0..20_000).map(item).collect();
+    bad.push(json!({ "kind": "token", "issuer": "legacy", "value": "" }));
+    let answer = send(bad).expect_problem(400, "invalid_request");
+    assert!(answer.json()["detail"].as_str().unwrap().starts_with("item 20000: "), "{}", answer.text());
+    assert_eq!((entries(&gateway), sequence(&gateway)), (0, 0));
+    let answer = send((0..20_000).map(item).collect()).expect(200).json();
+    assert_eq!((&answer["accepted"], &answer["sequence"]), (&json!(20_000), &json!(20_000)));
+    assert_eq!(entries(&gateway), 20_000);
+    gateway.entry("token", "t-19999", "legacy").expect(200);
+}
+
 #[test]
 fn a_bad_line_among_many_is_named_and_nothing_is_applied() {
     let gateway = start();

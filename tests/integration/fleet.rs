@@ -115,6 +115,14 @@ fn what_one_revokes_all_refuse_and_what_one_takes_back_all_let_in() {
     assert_eq!(bulk.send().expect(200).json()["accepted"], 3000);
     refused(&fleet[1], "bulk2999");
     assert!(!passes(&fleet[1], "bulk0"));
+    // So does an array of more than one append carries.
+    let items: Vec<Value> = (0..20_000)
+        .map(|n| json!({ "kind": "token", "issuer": "legacy", "value": format!("array{n}") }))
+        .collect();
+    assert_eq!(fleet[0].revoke(&Value::from(items))["accepted"], 20_000);
+    assert!(!passes(&fleet[0], "array19999"));
+    refused(&fleet[1], "array19999");
+    assert!(!passes(&fleet[1], "array0"));
 }
 
 #[test]

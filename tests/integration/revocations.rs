@@ -14,9 +14,22 @@ fn start() -> Gateway {
             "[[issuers]]\nname = \"legacy\"\nissuer = \"https://id.test\"\nalgorithms = [\"HS256\"]\n\
              secret_file = \"legacy.key\"\n",
         )
+        .secret("bot", "s3cret")
+        .section(
+            "[[clients]]\nid = \"bot\"\nsecret_file = \"bot\"\nmay = [\"token\"]\nscopes = [\"admin\"]\n",
+        )
+        .auth("claims = { team = \"acme\", plan = [\"gold\", \"beta\"] }")
+        .section("[revocation]\nclaims = [\"team\", \"plan\"]\n")
         .upstream("up", upstream.address())
         .route("api", "/", "up", "access")
         .start()
+}
+
+/// A token that the client `bot` gets for itself: it has no session.
+fn bot(gateway: &Gateway) -> String {
+    let fields = [("grant_type", "client_credentials"), ("client_id", "bot"), ("client_secret", "s3cret")];
+    let answer = gateway.post("/oauth2/token").form(&fields).send().expect(200);
+    answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
 fn legacy() -> Key {
@@ -279,6 +292,35 @@ fn revoking_an_own_subject_ends_its_sessions_and_lets_a_login_in_the_same_second
 }
 
 #[test]
+fn revoking_a_client_as_a_subject_takes_its_tokens_of_that_second_and_lets_new_ones_live() {
+    for ndjson in [false, true] {
+        let gateway = start();
+        let before = bot(&gateway);
+        assert!(passes(&gateway, &before));
+        let body = json!({ "kind": "subject", "value": "bot" });
+        let call = gateway.admin("POST", "/admin/revocations");
+        let call =
+            if ndjson { call.body("application/x-ndjson", body.to_string()) } else { call.json(&body) };
+        assert_eq!(call.send().expect(200).json()["accepted"], 1);
+        let after = bot(&gateway);
+        assert!(!passes(&gateway, &before) && passes(&gateway, &after), "as lines: {ndjson}");
+    }
+}
+
+#[test]
+fn a_client_with_the_scope_admin_may_prune_until_it_is_revoked() {
+    let gateway = start();
+    let prune = |token: &str| gateway.call("DELETE", "/auth/tokens").bearer(token).send();
+    let token = bot(&gateway);
+    prune(&token).expect(200);
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    prune(&ada.access).expect_problem(403, "insufficient_scope");
+    prune(&ada.refresh).expect_problem(422, "token_invalid");
+    gateway.revoke(&json!({ "kind": "client", "value": "bot" }));
+    prune(&token).expect_problem(401, "token_revoked");
+}
+
+#[test]
 fn an_unrevoke_tells_what_else_still_refuses_an_own_token() {
     let gateway = start();
     let ada = Account::sign_up(&gateway, "ada@example.com");
@@ -299,6 +341,56 @@ fn an_unrevoke_tells_what_else_still_refuses_an_own_token() {
     let lifted = gateway.unrevoke("token", "t", "legacy").expect(200).json();
     assert_eq!(lifted["still_refused_by"], json!([]));
     assert!(!passes(&gateway, &token("t", &json!({ "sid": "s" }))));
+}
+
+#[test]
+fn an_unrevoke_tells_of_clients_and_claims_that_still_refuse_an_own_token() {
+    let gateway = start();
+    let still = |kind: &str, value: &str| {
+        let lifted = gateway.unrevoke(kind, value, "self").expect(200).json();
+        let rows = lifted["still_refused_by"].as_array().unwrap().iter();
+        rows.map(|row| format!("{} {}", row["kind"], row["value"]).replace('"', "")).collect::<Vec<_>>()
+    };
+    let token = bot(&gateway);
+    let jti = claims_of(&token)["jti"].as_str().unwrap().to_owned();
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    let sid = claims_of(&ada.access)["sid"].as_str().unwrap().to_owned();
+    let refresh = claims_of(&ada.refresh)["jti"].as_str().unwrap().to_owned();
+    let others = json!([
+        { "kind": "client", "value": "bot" },
+        { "kind": "claim:team", "value": "acme" },
+        { "kind": "claim:plan", "value": "beta" },
+        { "kind": "claim:plan", "value": "silver" },
+    ]);
+    gateway.revoke(&others);
+    gateway.revoke(&json!([
+        { "kind": "token", "value": jti }, { "kind": "session", "value": sid },
+        { "kind": "token", "value": refresh },
+    ]));
+    assert_eq!(still("token", &jti), ["client bot", "claim:team acme", "claim:plan beta"]);
+    assert_eq!(still("session", &sid), ["claim:team acme", "claim:plan beta"]);
+    assert_eq!(still("token", &refresh), [] as [&str; 0], "it has none of these claims");
+    assert!(!passes(&gateway, &token) && !passes(&gateway, &ada.access));
+    ada.refreshed(&gateway).expect(200);
+}
+
+/// A cutoff between a session's sign-in and its last refresh leaves it usable.
+#[test]
+fn an_unrevoke_of_a_session_judges_cutoffs_by_its_newest_tokens() {
+    let gateway = start();
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    let own = claims_of(&ada.access);
+    let (sid, subject) = (own["sid"].as_str().unwrap(), own["sub"].as_str().unwrap());
+    let signed_in = own["iat"].as_i64().unwrap();
+    wait_for("the next second", || (now() > signed_in).then_some(()));
+    let later = Account::of(&ada.refreshed(&gateway).expect(200));
+    let cutoff = signed_in + 1;
+    gateway.revoke(&json!([
+        { "kind": "subject", "value": subject, "issued_before": cutoff }, { "kind": "session", "value": sid },
+    ]));
+    let lifted = gateway.unrevoke("session", sid, "self").expect(200).json();
+    assert_eq!(lifted["still_refused_by"], json!([]));
+    assert!(!passes(&gateway, &ada.access) && passes(&gateway, &later.access));
 }
 
 #[test]

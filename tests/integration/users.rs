@@ -188,6 +188,40 @@ fn of_too_many_sessions_the_oldest_live_one_goes() {
     }
 }
 
+/// All sessions of a subject go in one batch, and this many were more than the log took in one.
+#[test]
+fn a_subject_with_twenty_thousand_sessions_can_be_revoked() {
+    let gateway = setup("").start();
+    let ada = Account::sign_up(&gateway, "ada@example.com");
+    let subject = ada.user["id"].as_str().unwrap();
+    let add = |name: &str| {
+        let mut store = rusqlite::Connection::open(gateway.dir().join("state/portcullis.db")).unwrap();
+        store.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        let all = store.transaction().unwrap();
+        for number in 0..20_000 {
+            all.execute(
+                "INSERT INTO sessions (id, subject, created, expires, user_agent, address)
+                 SELECT ?1, subject, created, expires, '', '' FROM sessions WHERE subject = ?2 LIMIT 1",
+                (format!("{name}-{number}"), subject),
+            )
+            .unwrap();
+        }
+        all.commit().unwrap();
+    };
+    add("a");
+    gateway.post("/auth/logout-all").bearer(&ada.access).send().expect(200);
+    assert_eq!(through(&gateway, &ada.access), revoked());
+    gateway.entry("session", "a-19999", "self").expect(200);
+    add("b");
+    gateway.revoke(&json!({ "kind": "subject", "value": subject }));
+    gateway.entry("session", "b-19999", "self").expect(200);
+    add("c");
+    act(&gateway, &ada, "disable", &json!({})).expect(200);
+    gateway.entry("session", "c-19999", "self").expect(200);
+    let show = gateway.admin("GET", &format!("/admin/users/{subject}")).send().expect(200).json();
+    assert_eq!((&show["live_sessions"], &show["disabled"]), (&json!(0), &json!(true)));
+}
+
 #[test]
 fn changing_ones_password_revokes_ones_other_sessions() {
     let gateway = setup("").start();

@@ -226,9 +226,24 @@ async fn lists_refuse_limits_and_cursors_that_are_none() {
     let next = one.body["next"].as_str().unwrap();
     let two = world.get(&format!("/auth/tokens?limit=1&after={next}"), &access).await;
     assert_eq!((one.first("token_type"), two.first("token_type")), ("refresh".into(), "access".into()));
-    let none =
-        world.get(&format!("/auth/tokens?after={}", two.body["next"].as_str().unwrap()), &access).await;
+    assert_eq!(two.body["next"], Value::Null, "it is the last one");
+    let none = world.get("/auth/tokens?after=0", &access).await;
     assert_eq!(none.body, json!({ "status": 200, "data": [], "next": null }));
+}
+
+#[tokio::test]
+async fn only_a_page_that_another_follows_has_a_cursor() {
+    let world = World::new();
+    world.sign_up("ada@example.com").await;
+    let (access, _) = world.sign_in("ada@example.com").await;
+    for (path, rows) in [("/auth/tokens", 4), ("/auth/sessions", 2)] {
+        for limit in 1..=rows + 1 {
+            let page = world.get(&format!("{path}?limit={limit}"), &access).await;
+            let length = page.body["data"].as_array().unwrap().len();
+            assert_eq!(length, limit.min(rows), "{path} {limit}");
+            assert_eq!(page.body["next"].is_string(), limit < rows, "{path} {limit}");
+        }
+    }
 }
 
 #[test]

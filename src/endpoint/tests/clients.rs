@@ -7,6 +7,7 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
+use super::super::revoking::Cause;
 use super::super::settings::Settings;
 use super::super::support::{ADMIN, Answered, As, NOW, SIGNER, World, claim, settings};
 use crate::clock::UnixTime;
@@ -63,6 +64,31 @@ async fn a_client_gets_a_token_for_itself_and_no_more() {
     assert_eq!(world.get("/auth/me", token).await.status, 422);
     assert_eq!(world.get("/auth/tokens", token).await.status, 422);
     assert_eq!(world.post("/auth/logout-all", token, Value::Null).await.status, 422);
+    let prune = world.call(As::Json, "DELETE /auth/tokens", token, Value::Null).await;
+    assert_eq!((prune.status, prune.code()), (403, "insufficient_scope"));
+}
+
+/// Its tokens have no session, which is by what those of the blurred second are revoked (CONTRACT §1).
+#[tokio::test]
+async fn a_client_that_is_revoked_as_a_subject_loses_the_tokens_of_that_second_and_gets_new_ones() {
+    let world = World::new();
+    let get = async || {
+        let answer = form(&world, TOKEN, asking(json!({}))).await;
+        answer.body["access_token"].as_str().unwrap().to_owned()
+    };
+    let active = async |token: &str| {
+        let seen = world.call(As::Form, "POST /oauth2/introspect", ADMIN, json!({ "token": token })).await;
+        seen.body["active"].as_bool().unwrap()
+    };
+    let long_ago = get().await;
+    world.advance(1);
+    let before = get().await;
+    let cause = Cause { actor: "admin", reason: "" };
+    world.endpoints.revoke_subject_from("", "worker", None, cause).await.unwrap();
+    let after = get().await;
+    assert_eq!(claim(&before, "iat"), claim(&after, "iat"), "the clock stands");
+    assert!(!active(&long_ago).await && !active(&before).await && active(&after).await);
+    assert_eq!(world.log.entries.lock().unwrap().len(), 2, "the cutoff takes the older one");
 }
 
 #[tokio::test]

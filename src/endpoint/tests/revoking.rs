@@ -4,7 +4,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::super::settings::Settings;
-use super::super::support::{As, ToyTokens, World, claim, settings};
+use super::super::support::{As, GOOD, ToyTokens, World, claim, settings};
 use crate::clock::UnixTime;
 use crate::issuer::settings::SELF;
 use crate::revocation::{Kind, Revocation, Selector};
@@ -98,6 +98,43 @@ async fn after_logout_all_a_login_in_the_same_second_works() {
     let kinds: Vec<_> =
         world.log.entries.lock().unwrap().iter().map(|entry| entry.selector.kind.to_string()).collect();
     assert_eq!(kinds.last().unwrap(), "subject");
+}
+
+/// The mark in the store stayed when the revocation was taken back, and nothing that ends sessions saw it any more.
+#[tokio::test]
+async fn a_session_that_was_given_back_is_live_again_to_whatever_ends_sessions() {
+    for path in ["/auth/logout-all", "/auth/password", "disable"] {
+        let world = World::new();
+        let (here, _) = world.sign_up("ada@example.com").await;
+        let (there, refresh) = world.sign_in("ada@example.com").await;
+        assert_eq!(world.post("/auth/logout", &there, Value::Null).await.status, 200);
+        let lift = Revocation { lift: true, ..by_admin(Kind::Session, &claim(&there, "sid")) };
+        world.log.entries.lock().unwrap().push(lift);
+        assert!(world.opens(&there).await, "{path}");
+        let subject = claim(&here, "sub");
+        assert_eq!(world.endpoints.user(&subject).await.unwrap()["live_sessions"], 2, "{path}");
+        if path == "disable" {
+            world.endpoints.disable_user(&subject, String::new(), b"").await.unwrap();
+        } else {
+            let words = json!({ "password": GOOD, "new_password": "another horse 2!" });
+            let answer = world.post(path, &here, words).await;
+            assert_eq!(answer.status, 200, "{path} {answer:?}");
+        }
+        assert!(!world.opens(&there).await, "{path}");
+        assert_eq!(world.post("/auth/refresh", &refresh, Value::Null).await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_ended_already_is_not_ended_again() {
+    let world = World::new();
+    let (here, _) = world.sign_up("ada@example.com").await;
+    for _ in 0..3 {
+        let (there, _) = world.sign_in("ada@example.com").await;
+        world.post("/auth/logout", &there, Value::Null).await;
+    }
+    assert_eq!(world.post("/auth/logout-all", &here, Value::Null).await.status, 200);
+    assert_eq!(world.log.entries.lock().unwrap().len(), 3 + 2, "one session and the subject");
 }
 
 #[tokio::test]

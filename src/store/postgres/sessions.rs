@@ -58,11 +58,14 @@ pub(super) async fn list(client: &Client, (subject, page): &(Box<str>, Page)) ->
     rows.iter().map(read).collect()
 }
 
-pub(super) async fn live(client: &Client, (subject, now): &(Box<str>, UnixTime)) -> Result<Vec<Session>> {
+pub(super) async fn unexpired(
+    client: &Client,
+    (subject, now): &(Box<str>, UnixTime),
+) -> Result<Vec<Session>> {
     let statement = client
         .prepare_cached(
             "SELECT id, subject, created, expires, user_agent, address FROM sessions
-             WHERE subject = $1 AND expires > $2 AND revoked_at IS NULL ORDER BY number",
+             WHERE subject = $1 AND expires > $2 ORDER BY number",
         )
         .await?;
     client.query(&statement, &[&Text(subject), &millis(*now)]).await?.iter().map(read_session).collect()

@@ -88,6 +88,21 @@ async fn list(client: &Client, (subject, page): &(Box<str>, Page)) -> Result<Vec
     rows.iter().map(read).collect()
 }
 
+async fn lone(
+    client: &Client,
+    (subject, since, now): &(Box<str>, UnixTime, UnixTime),
+) -> Result<Vec<TokenRow>> {
+    let statement = client
+        .prepare_cached(&format!(
+            "{SELECT} WHERE t.subject = $2 AND t.session = '' AND t.issued_at >= $3 AND t.expires_at > $4
+             ORDER BY t.number"
+        ))
+        .await?;
+    let (since, now) = (millis(*since), millis(*now));
+    let rows = client.query(&statement, &[&OWN_ISSUER, &Text(subject), &since, &now]).await?;
+    rows.iter().map(read).collect()
+}
+
 async fn unmark(client: &Client, id: &str) -> Result<()> {
     let statement =
         client.prepare_cached("UPDATE tokens SET revoked_at = NULL, revoked_by = NULL WHERE id = $1").await?;
@@ -168,8 +183,8 @@ impl Accounts for Postgres {
         self.run((subject.into(), page), |client, which| Box::pin(sessions::list(client, which)))
     }
 
-    fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
-        self.run((subject.into(), now), |client, which| Box::pin(sessions::live(client, which)))
+    fn unexpired_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
+        self.run((subject.into(), now), |client, which| Box::pin(sessions::unexpired(client, which)))
     }
 
     fn token<'a>(&'a self, id: &'a str) -> Answer<'a, Option<TokenRow>> {
@@ -182,6 +197,15 @@ impl Accounts for Postgres {
 
     fn record_token(&self, token: Token) -> Answer<'_, ()> {
         self.run(token, |client, token| Box::pin(insert(client, std::slice::from_ref(token))))
+    }
+
+    fn lone_tokens<'a>(
+        &'a self,
+        subject: &'a str,
+        since: UnixTime,
+        now: UnixTime,
+    ) -> Answer<'a, Vec<TokenRow>> {
+        self.run((subject.into(), since, now), |client, which| Box::pin(lone(client, which)))
     }
 
     fn mark_revoked(&self, mark: Mark) -> Answer<'_, ()> {

@@ -58,11 +58,15 @@ pub(super) fn list(connection: &Connection, subject: &str, page: Page) -> rusqli
         .collect()
 }
 
-pub(super) fn live(connection: &Connection, subject: &str, now: UnixTime) -> rusqlite::Result<Vec<Session>> {
+pub(super) fn unexpired(
+    connection: &Connection,
+    subject: &str,
+    now: UnixTime,
+) -> rusqlite::Result<Vec<Session>> {
     connection
         .prepare_cached(
             "SELECT id, subject, created, expires, user_agent, address FROM sessions
-             WHERE subject = ?1 AND expires > ?2 AND revoked_at IS NULL ORDER BY number",
+             WHERE subject = ?1 AND expires > ?2 ORDER BY number",
         )?
         .query_map(params![subject, millis(now)], read_session)?
         .collect()

@@ -68,6 +68,30 @@ fn list(connection: &Connection, subject: &str, page: Page) -> rusqlite::Result<
         .collect()
 }
 
+/// The `+` has it look among the tokens of the subject, not among all that have no session.
+fn lone(
+    connection: &Connection,
+    subject: &str,
+    since: UnixTime,
+    now: UnixTime,
+) -> rusqlite::Result<Vec<TokenRow>> {
+    connection
+        .prepare_cached(&format!(
+            "{SELECT} WHERE t.subject = :subject AND +t.session = '' AND t.issued_at >= :since
+                 AND t.expires_at > :now ORDER BY t.number"
+        ))?
+        .query_map(
+            named_params! {
+                ":own": OWN_ISSUER,
+                ":subject": subject,
+                ":since": millis(since),
+                ":now": millis(now),
+            },
+            read,
+        )?
+        .collect()
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     Ok(TokenRow {
         number: number(row, "number")?,
@@ -149,9 +173,9 @@ impl Accounts for Sqlite {
         self.read(move |connection| sessions::list(connection, &subject, page))
     }
 
-    fn live_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
+    fn unexpired_sessions<'a>(&'a self, subject: &'a str, now: UnixTime) -> Answer<'a, Vec<Session>> {
         let subject = subject.to_owned();
-        self.read(move |connection| sessions::live(connection, &subject, now))
+        self.read(move |connection| sessions::unexpired(connection, &subject, now))
     }
 
     fn record_token(&self, token: Token) -> Answer<'_, ()> {
@@ -166,6 +190,16 @@ impl Accounts for Sqlite {
     fn tokens<'a>(&'a self, subject: &'a str, page: Page) -> Answer<'a, Vec<TokenRow>> {
         let subject = subject.to_owned();
         self.read(move |connection| list(connection, &subject, page))
+    }
+
+    fn lone_tokens<'a>(
+        &'a self,
+        subject: &'a str,
+        since: UnixTime,
+        now: UnixTime,
+    ) -> Answer<'a, Vec<TokenRow>> {
+        let subject = subject.to_owned();
+        self.read(move |connection| lone(connection, &subject, since, now))
     }
 
     fn mark_revoked(&self, mark: Mark) -> Answer<'_, ()> {
