@@ -10,7 +10,7 @@ use super::source::Span;
 use super::suggest::quote;
 use super::{check, files};
 use crate::issuer::settings::{ClaimNames, External, Introspection, KeySource, Published, SELF};
-use crate::token::Algorithm;
+use crate::token::{Algorithm, KeyError, KeySet};
 
 /// The keys that say where keys come from, in the order of the contract.
 const SOURCES: [&str; 6] =
@@ -249,10 +249,16 @@ fn keys<'c>(
         long_enough(&text, secret.len(), algorithms, short);
         source = Some(KeySource::SecretFile { path: cx.resolve(&text.value), secret });
     }
-    if let Some((path, text)) = jwks_file.filled().and_then(|text| files::key_set(&text)) {
-        source = Some(KeySource::JwksFile { path, text });
+    if let Some(text) = jwks_file.filled()
+        && let Some((path, set)) = files::key_set(&text)
+    {
+        usable(&text, algorithms, |algorithms| KeySet::from_jwks(&set, algorithms).map(drop));
+        source = Some(KeySource::JwksFile { path, text: set });
     }
-    if let Some((path, pem)) = public_key_file.filled().and_then(|text| files::public_key(&text)) {
+    if let Some(text) = public_key_file.filled()
+        && let Some((path, pem)) = files::public_key(&text)
+    {
+        usable(&text, algorithms, |algorithms| KeySet::from_public_key(&pem, algorithms).map(drop));
         source = Some(KeySource::PublicKeyFile { path, pem });
     }
     // Whoever has no source has a problem recorded above, and the settings are not used.
@@ -271,6 +277,22 @@ fn fits<'c>(file: &Value<'c>, algorithms: &[(Text<'c>, Algorithm)], symmetric: b
             "a shared secret goes into secret_file; public keys go with the other algorithms"
         };
         text.fail(format!("{} does not go with {}", text.quoted(), file.label()), hint.to_owned());
+    }
+}
+
+/// Whether the file holds a key that one of the algorithms can use. Shared secrets among them have a problem of their
+/// own, and so has an empty list.
+fn usable(
+    file: &Text<'_>,
+    algorithms: &[(Text<'_>, Algorithm)],
+    read: impl FnOnce(&[Algorithm]) -> Result<(), KeyError>,
+) {
+    let algorithms: Vec<Algorithm> = algorithms.iter().map(|(_, algorithm)| *algorithm).collect();
+    if algorithms.is_empty() || algorithms.iter().copied().any(is_symmetric) {
+        return;
+    }
+    if let Err(why) = read(&algorithms) {
+        file.fail(format!("{} {} {why}", file.label, file.quoted()), None);
     }
 }
 
