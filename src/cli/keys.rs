@@ -94,7 +94,7 @@ fn request(action: &Action) -> anyhow::Result<Value> {
 
 fn through(admin: &Admin, action: &Action, request: &Value) -> anyhow::Result<Value> {
     match action {
-        Action::List => admin.get("/admin/keys"),
+        Action::List => admin.get("/admin/keys?limit=1000"),
         Action::Rotate { .. } => admin.call(Method::POST, "/admin/keys/rotate", Some(request)),
         Action::Retire { kid, .. } => {
             admin.call(Method::POST, &format!("/admin/keys/{}/retire", encoded(kid)), Some(request))
