@@ -18,7 +18,7 @@ use super::idempotency::{Answers, Fingerprint, Turn};
 use super::intake::{Intake, IntakeError, Live, Lookup, live_of, of_live, of_token, token_asking};
 use super::items::{Asked, Item, Understood};
 use super::query::{Pairs, Parameters};
-use super::reply::{Refused, Reply, ended_early};
+use super::reply::{Refused, Reply, ended_early, not_whole};
 use super::{From, Parts, Shared};
 use crate::answer::{Code, Problem};
 use crate::clock::UnixTime;
@@ -78,7 +78,7 @@ pub(super) async fn append(
             Some(Keyed { turn: Turn::Again(first), mut fingerprint }) => {
                 let mut body = body.into_data_stream();
                 while let Some(piece) = body.next().await {
-                    fingerprint.add(&piece.map_err(|_| broke_off())?);
+                    fingerprint.add(&piece.map_err(|error| broke_off(&error))?);
                 }
                 first.answer_to(fingerprint)
             }
@@ -121,11 +121,10 @@ async fn append_json(
     body: Body,
     fingerprint: Option<&mut Fingerprint>,
 ) -> Result<Done, Refused> {
-    let bytes = axum::body::to_bytes(body, JSON_BYTES_MAX).await.map_err(|_| {
-        let words = format!(
-            "the body is larger than {JSON_BYTES_MAX} bytes, or broke off; send bulk as application/x-ndjson"
-        );
-        Refused(Problem::new(Code::BodyTooLarge, words))
+    let bytes = axum::body::to_bytes(body, JSON_BYTES_MAX).await.map_err(|error| {
+        let larger =
+            format!("the body is larger than {JSON_BYTES_MAX} bytes; send bulk as application/x-ndjson");
+        not_whole(&error, &larger)
     })?;
     if let Some(fingerprint) = fingerprint {
         fingerprint.add(&bytes);
@@ -209,7 +208,7 @@ async fn append_lines(
             }
             None => break,
             // The reader ends with what it has, and nobody commits it.
-            Some(Err(_)) => return Err(broke_off()),
+            Some(Err(error)) => return Err(broke_off(&error)),
         }
     }
     drop(pieces);
@@ -242,8 +241,8 @@ async fn discard(mut body: BodyDataStream) {
     let _ = tokio::time::timeout(DISCARD_FOR, all).await;
 }
 
-fn broke_off() -> Refused {
-    Refused::invalid("the body broke off; nothing of it was applied")
+fn broke_off(error: &axum::Error) -> Refused {
+    not_whole(error, "the body is too large")
 }
 
 fn refused(error: IntakeError) -> Refused {

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::reply::{Refused, Reply, time};
+use super::reply::{Refused, Reply, body, time};
 use super::{Parts, Shared};
 use crate::access::{self, Evidence};
 use crate::answer::{Code, Problem};
@@ -22,6 +20,9 @@ use crate::route::settings::{Requirement, Route};
 use crate::route::{Head, Peer};
 use crate::store::Standing;
 use crate::token::{VerifiedToken, VerifyError};
+
+/// The most bytes of a question.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,8 +67,8 @@ enum Place {
     Refused,
 }
 
-pub(super) async fn explain(State(parts): State<Shared>, body: Result<Bytes, BytesRejection>) -> Reply {
-    let body = body.map_err(|error| Refused::invalid(error.body_text()))?;
+pub(super) async fn explain(State(parts): State<Shared>, request: axum::extract::Request) -> Reply {
+    let body = body(request, BODY_BYTES_MAX).await?;
     let asked: Asked = serde_json::from_slice(&body)
         .map_err(|error| Refused::invalid(format!("the body is not as it should be: {error}")))?;
     let now = parts.clock.now();

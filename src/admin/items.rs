@@ -22,7 +22,7 @@ pub(super) struct Item<'a> {
     #[serde(borrow)]
     kind: Option<Text<'a>>,
     #[serde(borrow)]
-    value: Option<Text<'a>>,
+    value: Option<Plain<'a>>,
     #[serde(borrow)]
     issuer: Option<Text<'a>>,
     issued_before: Option<Time>,
@@ -65,6 +65,58 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             }
         }
         deserializer.deserialize_str(Any)
+    }
+}
+
+/// A string, or what a claim may have instead, in its JSON spelling.
+#[derive(Clone, Debug)]
+struct Plain<'a> {
+    text: Cow<'a, str>,
+    is_string: bool,
+}
+
+impl Plain<'_> {
+    fn spelt<T: ToString>(value: T) -> Self {
+        Self { text: Cow::Owned(value.to_string()), is_string: false }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Plain<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Plain<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a string, a number or a boolean")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Plain<'de>, E> {
+                Ok(Plain { text: Cow::Borrowed(text), is_string: true })
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Plain<'de>, E> {
+                Ok(Plain { text: Cow::Owned(text.to_owned()), is_string: true })
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Plain<'de>, E> {
+                Ok(Plain::spelt(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Plain<'de>, E> {
+                Ok(Plain::spelt(value))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Plain<'de>, E> {
+                Ok(Plain::spelt(value))
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Plain<'de>, E> {
+                // As the same number in a token is spelt.
+                Ok(Plain::spelt(serde_json::Value::from(value)))
+            }
+        }
+        deserializer.deserialize_any(Any)
     }
 }
 
@@ -227,8 +279,11 @@ impl Item<'_> {
         if self.value.is_none() && kind != "issuer" {
             return Err("'value' is missing".into());
         }
-        let (selector, lifetime) =
-            asked.scope.resolve(kind, self.value.as_deref().unwrap_or_default(), self.issuer.as_deref())?;
+        if self.value.as_ref().is_some_and(|value| !value.is_string) && !kind.starts_with("claim:") {
+            return Err("'value' is a string: numbers and booleans are for claims".into());
+        }
+        let value = self.value.as_ref().map_or("", |value| &*value.text);
+        let (selector, lifetime) = asked.scope.resolve(kind, value, self.issuer.as_deref())?;
         let own = &*selector.issuer == SELF;
         if selector.kind.is_absolute() && self.issued_before.is_some() {
             return Err(format!("kind \"{}\" takes no 'issued_before': it has no cutoff", selector.kind));
@@ -415,6 +470,19 @@ mod tests {
         let (one, _) =
             understand(r#"{"kind":"t\u006fken","value":"a\/\"b\u00e9","reason":"l\u00e9ak"}"#).unwrap();
         assert_eq!((&*one.selector.value, &*one.reason), ("a/\"bé", "léak"));
+    }
+
+    #[test]
+    fn claims_take_numbers_and_booleans_in_their_json_spelling() {
+        for (value, expected) in
+            [("42", "42"), ("-7", "-7"), ("1.5", "1.5"), ("true", "true"), ("\"42\"", "42")]
+        {
+            let (one, _) = understand(&format!(r#"{{"kind":"claim:tenant","value":{value}}}"#)).unwrap();
+            assert_eq!(&*one.selector.value, expected);
+        }
+        check(r#"{"kind":"token","value":42}"#, "is a string");
+        check(r#"{"kind":"subject","value":true}"#, "is a string");
+        check(r#"{"kind":"claim:tenant","value":[1]}"#, "a string, a number or a boolean");
     }
 
     #[test]

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, Request, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::query::{InPath, Pairs, Parameters};
 use super::reply::{Refused, Reply, body, ended_early, time};
 use super::{From, Parts, Shared};
 use crate::answer::{Code, Problem};
@@ -23,10 +24,29 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 const OVERLAP_MAX: Duration = Duration::from_secs(3650 * 86_400);
 
 /// `GET /admin/keys`: newest first.
-pub(super) async fn list(State(parts): State<Shared>) -> Reply {
+pub(super) async fn list(State(parts): State<Shared>, pairs: Pairs) -> Reply {
+    let asked = Parameters::of(pairs, &["limit", "after"])?;
+    let limit = asked.limit()?;
     let issuers = parts.gateway.setup().issuers.load_full();
     let own = issuers.own().ok_or_else(no_own_keys)?;
-    Ok(Json(keys_shown(own.keyring(), parts.clock.now())))
+    let mut shown = keys_shown(own.keyring(), parts.clock.now());
+    if let Some(rows) = shown["data"].as_array_mut() {
+        let next = page(rows, asked.text("after"), limit).map_err(Refused::invalid)?;
+        shown["next"] = next.into();
+    }
+    Ok(Json(shown))
+}
+
+/// Leaves the `limit` rows behind the key `after`, and tells behind which key the next page begins.
+fn page(rows: &mut Vec<Value>, after: Option<&str>, limit: usize) -> Result<Option<String>, String> {
+    if let Some(after) = after {
+        let place = rows.iter().position(|row| row["kid"] == after);
+        let place = place.ok_or_else(|| format!("\"after\" is the id of a key, not {after:?}"))?;
+        rows.drain(..=place);
+    }
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    Ok(rows.last().filter(|_| more).and_then(|row| row["kid"].as_str()).map(str::to_owned))
 }
 
 /// A keyring as it is listed, newest first; no private key is in it.
@@ -83,7 +103,7 @@ struct Retire {
 pub(super) async fn retire(
     State(parts): State<Shared>,
     Extension(From(address)): Extension<From>,
-    Path(kid): Path<String>,
+    InPath(kid): InPath<String>,
     request: Request,
 ) -> Reply {
     let Retire { revoke, reason } = asked(request).await?;

@@ -27,8 +27,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures_util::future::BoxFuture;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method};
+use http::header::{ALLOW, AUTHORIZATION};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -150,6 +150,8 @@ impl Admin {
             .route("/admin/routes", get(state::routes))
             .route("/admin/upstreams", get(state::upstreams))
             .fallback(not_found)
+            // Before the layers: what a resource takes is not told without the token either.
+            .method_not_allowed_fallback(method_not_allowed)
             .layer(Extension(answers.clone()))
             .layer(Extension(events::Places::default()))
             .layer(middleware::from_fn_with_state(parts.clone(), admin_only));
@@ -157,8 +159,8 @@ impl Admin {
             .route("/livez", get(state::livez))
             .route("/readyz", get(state::readyz))
             .route("/metrics", get(state::metrics))
-            .merge(guarded)
             .method_not_allowed_fallback(method_not_allowed)
+            .merge(guarded)
             .with_state(parts.clone());
         let pages = pages::router(router.clone(), parts.clone());
         Self { router: router.merge(pages), parts, answers }
@@ -181,7 +183,11 @@ impl Admin {
             return self.append(from, request).await.map(Body::boxed);
         }
         request.extensions_mut().insert(from);
-        let Ok(response) = self.router.clone().oneshot(request).await;
+        let Ok(mut response) = self.router.clone().oneshot(request).await;
+        // axum adds `Allow` to whatever became of another method, the 401 of a caller without the token among it.
+        if response.status() != StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().remove(ALLOW);
+        }
         response.map(Body::boxed)
     }
 
@@ -193,7 +199,7 @@ impl Admin {
         }
         let pairs = match query::Pairs::try_from_uri(request.uri()) {
             Ok(pairs) => pairs,
-            Err(rejection) => return rejection.into_response(),
+            Err(rejection) => return Refused::invalid(rejection.body_text()).into_response(),
         };
         let (parts, answers) = (self.parts.clone(), self.answers.clone());
         let shared = parts.clone();

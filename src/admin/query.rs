@@ -1,6 +1,31 @@
-//! What stands behind the `?` of a request to the admin API, read in words that name the parameter.
+//! What the address of a request to the admin API says, read in words that name what is wrong.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path};
+use http::request::Parts;
 
 use super::reply::Refused;
+
+/// The variable parts of a path. axum's own [`Path`] refuses what is no UTF-8 in plain text.
+pub(super) struct InPath<T>(pub(super) T);
+
+impl<T, S> FromRequestParts<S> for InPath<T>
+where
+    Path<T>: FromRequestParts<S, Rejection = PathRejection>,
+    T: Send,
+    S: Send + Sync,
+{
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(value)| Self(value)).map_err(|rejection| Refused::invalid(rejection.body_text()))
+    }
+}
+
+/// Rows of a list where nothing else is asked for, and at most.
+const LIMIT_DEFAULT: u64 = 100;
+const LIMIT_MAX: u64 = 1000;
 
 /// The parameters of one request, each once and each known.
 pub(super) struct Parameters(Vec<(String, String)>);
@@ -39,6 +64,18 @@ impl Parameters {
             number.ok_or_else(|| Refused::invalid(format!("\"{name}\" is a whole number, not {text:?}")))
         };
         self.text(name).map(read).transpose()
+    }
+
+    /// How many rows of a list are wanted.
+    ///
+    /// # Errors
+    /// When it is none, or more than a list may have.
+    pub(super) fn limit(&self) -> Result<usize, Refused> {
+        let limit = self.number("limit")?.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(Refused::invalid(format!("\"limit\" is between 1 and {LIMIT_MAX}, not {limit}")));
+        }
+        Ok(usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
     /// Which of `choices` it is; the first one where it is not given.

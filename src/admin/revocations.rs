@@ -1,11 +1,11 @@
 //! `/admin/revocations`: list them, look at one, take one back.
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, Request, State};
 use serde_json::{Value, json};
 
 use super::idempotency::{Answers, Fingerprint, Turn};
-use super::query::{Pairs, Parameters};
+use super::query::{InPath, Pairs, Parameters};
 use super::reply::{Refused, Reply, ended_early, time};
 use super::{From, Parts, Shared};
 use crate::issuer::settings::SELF;
@@ -13,24 +13,16 @@ use crate::revocation::{Blocklist, Kind, Revocation, Selector};
 use crate::store::{TokenRow, TrailEntry, TrailFilter};
 use crate::token::TokenType;
 
-/// Rows of a list where nothing else is asked for, and at most.
-const LIMIT_DEFAULT: u64 = 100;
-const LIMIT_MAX: u64 = 1000;
-
 /// What a list may be asked for.
 const PARAMETERS: [&str; 8] = ["kind", "value", "issuer", "since", "limit", "after", "in_force", "order"];
 
 /// `GET /admin/revocations`: the trail, newest first where nothing else is asked for.
 pub(super) async fn list(State(parts): State<Shared>, pairs: Pairs) -> Reply {
     let asked = Parameters::of(pairs, &PARAMETERS)?;
-    if let Some(kind) = asked.text("kind") {
-        kind.parse::<Kind>().map_err(|error| Refused::invalid(error.to_string()))?;
-    }
-    let limit = asked.number("limit")?.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Refused::invalid(format!("\"limit\" is between 1 and {LIMIT_MAX}, not {limit}")));
-    }
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let kind = asked.text("kind").map(str::parse::<Kind>).transpose();
+    let kind = kind.map_err(|error| Refused::invalid(error.to_string()))?;
+    let (issuer, value) = named(kind.as_ref(), asked.text("issuer"), asked.text("value"))?;
+    let limit = asked.limit()?;
     let (asked_since, after) = (asked.number("since")?, asked.number("after")?);
     // Only what is in force, each selector once.
     let in_force = asked.choice("in_force", &["false", "true"])? == 1;
@@ -45,8 +37,8 @@ pub(super) async fn list(State(parts): State<Shared>, pairs: Pairs) -> Reply {
         .store
         .trail_list(TrailFilter {
             kind: asked.text("kind").map(Into::into),
-            issuer: asked.text("issuer").map(Into::into),
-            value: asked.text("value").map(Into::into),
+            issuer: issuer.map(Into::into),
+            value: value.map(Into::into),
             since,
             before,
             standing: in_force,
@@ -59,6 +51,24 @@ pub(super) async fn list(State(parts): State<Shared>, pairs: Pairs) -> Reply {
     let next = rows.last().filter(|_| more).map(|row| row.sequence.to_string());
     let data: Vec<Value> = rows.iter().filter_map(|row| row_shown(&parts.blocklist, row, in_force)).collect();
     Ok(Json(json!({ "data": data, "next": next })))
+}
+
+/// The issuer and the value that a list is narrowed to: of kind `issuer` the trail has an empty value, and where one is
+/// asked for it is the issuer's name, as in a revocation.
+fn named<'p>(
+    kind: Option<&Kind>,
+    issuer: Option<&'p str>,
+    value: Option<&'p str>,
+) -> Result<(Option<&'p str>, Option<&'p str>), Refused> {
+    match (kind, value) {
+        (Some(Kind::Issuer), Some(name)) if !name.is_empty() => {
+            if issuer.is_some_and(|issuer| issuer != name) {
+                return Err(Refused::invalid("for kind \"issuer\" the value is empty or the issuer's name"));
+            }
+            Ok((Some(name), Some("")))
+        }
+        _ => Ok((issuer, value)),
+    }
 }
 
 /// One row of the trail; `None` for one that is not in force, where only those are wanted. These show the cutoff and the expiry in
@@ -88,7 +98,7 @@ fn selector(parts: &Parts, kind: &str, value: &str, pairs: Pairs) -> Result<Sele
 /// `GET /admin/revocations/{kind}/{value}`: the entry in force.
 pub(super) async fn in_force(
     State(parts): State<Shared>,
-    Path((kind, value)): Path<(String, String)>,
+    InPath((kind, value)): InPath<(String, String)>,
     pairs: Pairs,
 ) -> Reply {
     let selector = selector(&parts, &kind, &value, pairs)?;
@@ -111,7 +121,7 @@ pub(super) async fn unrevoke(
     State(parts): State<Shared>,
     Extension(from): Extension<From>,
     Extension(answers): Extension<Answers>,
-    Path((kind, value)): Path<(String, String)>,
+    InPath((kind, value)): InPath<(String, String)>,
     pairs: Pairs,
     request: Request,
 ) -> Reply {

@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::reply::{Refused, Reply, time};
@@ -14,8 +14,11 @@ use crate::revocation::Selector;
 use crate::route::settings::{HostPattern, PathPattern, Requirement, Route};
 use crate::store::{TrailEntry, TrailFilter};
 
-/// OpenMetrics 1.0, which Prometheus asks for and reads.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// For whoever asks for it, as Prometheus does.
+const OPENMETRICS: &str = "application/openmetrics-text";
+const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Prometheus' own text format, for everybody else.
+const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `GET /livez`: the process answers.
 pub(super) async fn livez() -> Json<Value> {
@@ -36,10 +39,22 @@ pub(super) async fn readyz(State(parts): State<Shared>) -> Response {
 }
 
 /// `GET /metrics`.
-pub(super) async fn metrics(State(parts): State<Shared>) -> Response {
-    let mut response = parts.metrics.text().into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+pub(super) async fn metrics(State(parts): State<Shared>, headers: HeaderMap) -> Response {
+    let (kind, text) = if names_openmetrics(&headers) {
+        (OPENMETRICS_TYPE, parts.metrics.text())
+    } else {
+        (CLASSIC_TYPE, parts.metrics.classic_text())
+    };
+    let mut response = text.into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+fn names_openmetrics(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(OPENMETRICS))
 }
 
 /// `GET /admin/watermark`.

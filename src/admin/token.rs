@@ -1,7 +1,7 @@
 //! The admin token: made on first start, compared in constant time.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 /// The most bytes of the file that are read.
 const FILE_BYTES_MAX: u64 = 4096;
-/// An admin token shorter than this can be guessed.
-const TOKEN_BYTES_MIN: usize = 16;
+/// An admin token shorter than this can be guessed: the log says so.
+const GUESSABLE_BYTES: usize = 16;
 
 /// What opens the admin API. Clones are the same.
 #[derive(Clone)]
@@ -41,18 +41,16 @@ pub enum TokenError {
     /// Others can read it.
     #[error("the admin token {0} can be read by others: chmod 600 {0}")]
     Readable(String),
-    /// It is too short to keep anybody out.
-    #[error(
-        "the admin token {0} is shorter than 16 bytes: remove the file, and a good one is made at the next start"
-    )]
-    Short(String),
+    /// It would keep nobody out.
+    #[error("the admin token {0} is empty: remove the file, and a good one is made at the next start")]
+    Empty(String),
 }
 
 impl AdminToken {
-    /// Reads the token, or makes one (256 random bits, mode 0600) where there is no file.
+    /// Reads the token, or makes one (256 random bits, mode 0600, in a directory of mode 0700) where there is no file.
     ///
     /// # Errors
-    /// When it cannot be read or made, is readable by others, or is too short.
+    /// When it cannot be read or made, is readable by others, or is empty.
     pub fn load_or_make(path: &Path) -> Result<Self, TokenError> {
         let shown = path.display().to_string();
         let io = |source| TokenError::Io { path: shown.clone(), source };
@@ -69,8 +67,15 @@ impl AdminToken {
             Err(error) => return Err(io(error)),
         };
         let token = token.trim_end_matches(['\n', '\r']);
-        if token.len() < TOKEN_BYTES_MIN {
-            return Err(TokenError::Short(shown));
+        if token.is_empty() {
+            return Err(TokenError::Empty(shown));
+        }
+        if token.len() < GUESSABLE_BYTES {
+            tracing::warn!(
+                file = shown,
+                "the admin token has under {GUESSABLE_BYTES} bytes and might be guessed; without the file, the next \
+                 start makes a good one"
+            );
         }
         let secret = Zeroizing::new(token.as_bytes().to_vec());
         let kept = Kept { digest: digest::digest(&SHA256, &secret), secret };
@@ -97,6 +102,9 @@ fn make(path: &Path) -> io::Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *bytes).map_err(io::Error::other)?;
     let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes));
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(format!("{}\n", *token).as_bytes())?;
     file.sync_all()?;
@@ -124,8 +132,30 @@ mod tests {
         assert!(!again.is(&text.trim()[1..]));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(AdminToken::load_or_make(&path), Err(TokenError::Readable(_))));
-        let short = dir.path().join("short");
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&short).unwrap();
-        assert!(matches!(AdminToken::load_or_make(&short), Err(TokenError::Short(_))));
+    }
+
+    #[test]
+    fn a_short_token_is_taken_and_only_an_empty_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.token");
+        let written = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            AdminToken::load_or_make(&path)
+        };
+        assert!(written("short\n").unwrap().is("short"));
+        for empty in ["", "\n"] {
+            assert!(matches!(written(empty), Err(TokenError::Empty(_))));
+        }
+    }
+
+    #[test]
+    fn the_directory_of_a_new_token_is_made_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("var/secrets/admin.token");
+        AdminToken::load_or_make(&path).unwrap();
+        for made in [path.parent().unwrap(), &dir.path().join("var")] {
+            assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
     }
 }

@@ -3,55 +3,37 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::query::{InPath, Pairs, Parameters};
 use super::reply::{Refused, Reply, body, ended_early};
 use super::{From, Shared};
 use crate::answer::{Code, Problem};
 use crate::endpoint::{CreatedUser, Endpoints};
 
-/// Rows of a list where nothing else is asked for, and at most.
-const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 1000;
 /// The most bytes of one account, and of lines of them.
 const USER_BYTES_MAX: usize = 64 << 10;
 const LINES_BYTES_MAX: usize = 4 << 20;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    limit: Option<usize>,
-    after: Option<String>,
-    /// The one with this email.
-    email: Option<String>,
-}
-
-/// `GET /admin/users`: in the order of their emails.
-pub(super) async fn list(
-    State(parts): State<Shared>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Reply {
-    let Query(wanted) = wanted.map_err(|error| Refused::invalid(error.body_text()))?;
+/// `GET /admin/users`: in the order of their emails, or the one with this email.
+pub(super) async fn list(State(parts): State<Shared>, pairs: Pairs) -> Reply {
+    let asked = Parameters::of(pairs, &["limit", "after", "email"])?;
+    let limit = asked.limit()?;
     let endpoints = parts.gateway.setup().endpoints.clone();
-    let (data, next) = match &wanted.email {
+    let (data, next) = match asked.text("email") {
         Some(email) => (endpoints.user_of_email(email).await.map_err(Refused)?.into_iter().collect(), None),
-        None => {
-            let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
-            endpoints.users(wanted.after.as_deref(), limit).await.map_err(Refused)?
-        }
+        None => endpoints.users(asked.text("after"), limit).await.map_err(Refused)?,
     };
     Ok(Json(json!({ "data": data, "next": next })))
 }
 
 /// `GET /admin/users/{id}`.
-pub(super) async fn show(State(parts): State<Shared>, Path(id): Path<String>) -> Reply {
+pub(super) async fn show(State(parts): State<Shared>, InPath(id): InPath<String>) -> Reply {
     let endpoints = parts.gateway.setup().endpoints.clone();
     endpoints.user(&id).await.map(Json).map_err(Refused)
 }
@@ -86,7 +68,7 @@ pub(super) async fn create(State(parts): State<Shared>, request: Request) -> Res
 pub(super) async fn disable(
     State(parts): State<Shared>,
     Extension(From(address)): Extension<From>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
     request: Request,
 ) -> Reply {
     let (endpoints, json) = asked(&parts, request).await?;
@@ -97,7 +79,7 @@ pub(super) async fn disable(
 pub(super) async fn enable(
     State(parts): State<Shared>,
     Extension(From(address)): Extension<From>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
     request: Request,
 ) -> Reply {
     let (endpoints, json) = asked(&parts, request).await?;
@@ -108,7 +90,7 @@ pub(super) async fn enable(
 pub(super) async fn revoke(
     State(parts): State<Shared>,
     Extension(From(address)): Extension<From>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
     request: Request,
 ) -> Reply {
     let (endpoints, json) = asked(&parts, request).await?;
@@ -119,7 +101,7 @@ pub(super) async fn revoke(
 pub(super) async fn password(
     State(parts): State<Shared>,
     Extension(From(address)): Extension<From>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
     request: Request,
 ) -> Reply {
     let (endpoints, json) = asked(&parts, request).await?;
@@ -130,7 +112,7 @@ pub(super) async fn password(
 pub(super) async fn delete(
     State(parts): State<Shared>,
     Extension(From(address)): Extension<From>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
 ) -> Reply {
     let endpoints = parts.gateway.setup().endpoints.clone();
     let deleted = id.clone();

@@ -39,25 +39,25 @@ pub(super) fn run(common: &Common, options: &Options) -> Outcome {
     let running = app::start(settings)?;
     let gateway = *running.listening().first().context("the gateway listens nowhere")?;
     if !common.json {
-        println!("A sample API that knows nothing of tokens listens on {api}.");
-        println!("Portcullis stands before it on {gateway}, with this gateway.toml:\n");
-        println!("{}", toml.lines().map(|line| format!("    {line}\n")).collect::<String>());
+        say!("A sample API that knows nothing of tokens listens on {api}.");
+        say!("Portcullis stands before it on {gateway}, with this gateway.toml:\n");
+        say!("{}", toml.lines().map(|line| format!("    {line}\n")).collect::<String>());
     }
     let walked = Walk { gateway, step: 0, json: common.json }.walk();
     if walked.is_ok() && options.keep && common.json {
         let left = json!({ "gateway": gateway, "admin": running.admin(), "admin_token_file": place.token() });
-        println!("{left}");
+        say!("{left}");
         running.wait()?;
         return Ok(walked?);
     }
     if walked.is_ok() && options.keep {
-        println!("Both are left running. Try it yourself:\n");
-        println!(
+        say!("Both are left running. Try it yourself:\n");
+        say!(
             "    curl -i http://{gateway}/auth/signin -d email={EMAIL} --data-urlencode password={PASSWORD}"
         );
-        println!("    curl -i http://{gateway}/catalogue -H \"Authorization: Bearer $ACCESS_TOKEN\"");
-        println!("    admin API on http://{}, its token in {}", running.admin(), place.token().display());
-        println!("\nCtrl-C ends them and removes {}.", place.0.display());
+        say!("    curl -i http://{gateway}/catalogue -H \"Authorization: Bearer $ACCESS_TOKEN\"");
+        say!("    admin API on http://{}, its token in {}", running.admin(), place.token().display());
+        say!("\nCtrl-C ends them and removes {}.", place.0.display());
         running.wait()?;
         return Ok(walked?);
     }
@@ -205,7 +205,7 @@ impl Walk {
             401,
         )?;
         if !self.json {
-            println!("Every answer was as it should be.");
+            say!("Every answer was as it should be.");
         }
         Ok(())
     }
@@ -257,18 +257,18 @@ struct Shown<'a> {
 
 impl Shown<'_> {
     fn as_words(&self, step: u32, answer: &client::Answer, value: &Value) {
-        println!("{step}. {}\n\n   > {}", self.words, self.line);
+        say!("{step}. {}\n\n   > {}", self.words, self.line);
         if let Some(token) = self.bearer {
-            println!("   > Authorization: Bearer {}", shortened(token));
+            say!("   > Authorization: Bearer {}", shortened(token));
         }
         if let Some(body) = self.body {
-            println!("   > {}", hidden(body.clone()));
+            say!("   > {}", hidden(body.clone()));
         }
-        println!("   < {}", answer.status);
+        say!("   < {}", answer.status);
         if let Some(challenge) = self.challenge {
-            println!("   < WWW-Authenticate: {challenge}");
+            say!("   < WWW-Authenticate: {challenge}");
         }
-        println!("   < {}\n", hidden(value.clone()));
+        say!("   < {}\n", hidden(value.clone()));
     }
 
     fn as_json(&self, step: u32, answer: &client::Answer, value: &Value) {
@@ -277,7 +277,7 @@ impl Shown<'_> {
             "body": self.body.map(|body| hidden(body.clone())), "status": answer.status.as_u16(),
             "www_authenticate": self.challenge, "answer": hidden(value.clone()),
         });
-        println!("{line}");
+        say!("{line}");
     }
 }
 

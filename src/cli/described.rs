@@ -1,13 +1,10 @@
 //! `portcullis schema`, `openapi`, `completions` and `man`: what describes the program to other programs.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 use serde_json::Value;
 
-use super::{Arguments, Outcome};
+use super::{Arguments, Outcome, out};
 use crate::config;
 
 /// The API, kept by hand beside the routers; the tests below compare them.
@@ -42,15 +39,9 @@ fn api() -> Value {
     api
 }
 
-/// Whoever reads may stop, as `head` does.
 fn print(text: &str) -> Outcome {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write")?;
-            Ok(())
-        }
-        _ => Ok(()),
-    }
+    out::text(text);
+    Ok(())
 }
 
 #[cfg(test)]

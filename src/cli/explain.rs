@@ -49,7 +49,7 @@ pub(super) fn run(common: &Common, what: &Explain) -> Outcome {
     }
     let answer = Admin::of(&settings)?.call(Method::POST, "/admin/explain", Some(&asked.into()))?;
     if common.json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(());
     }
     let mut table = Table::new();
@@ -59,10 +59,10 @@ pub(super) fn run(common: &Common, what: &Explain) -> Outcome {
         let mark = if step["ok"] == json!(true) { "ok" } else { "NO" };
         table.add_row([mark.to_owned(), words(&step["step"]), words(&step["detail"])]);
     }
-    println!("{table}");
+    say!("{table}");
     match answer["code"].as_str() {
-        Some(code) => println!("verdict: {} ({code})", words(&answer["verdict"])),
-        None => println!("verdict: {}", words(&answer["verdict"])),
+        Some(code) => say!("verdict: {} ({code})", words(&answer["verdict"])),
+        None => say!("verdict: {}", words(&answer["verdict"])),
     }
     Ok(())
 }

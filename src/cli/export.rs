@@ -48,9 +48,9 @@ pub(super) fn run(common: &Common, what: &Export) -> Outcome {
     }
     match (common.json, what.file.as_str()) {
         (true, "-") => eprintln!("{}", json!({ "exported": count })),
-        (true, _) => println!("{}", json!({ "exported": count })),
+        (true, _) => say!("{}", json!({ "exported": count })),
         (false, "-") => {}
-        (false, file) => println!("exported {count} revocations to {file}"),
+        (false, file) => say!("exported {count} revocations to {file}"),
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub(super) fn run(common: &Common) -> Outcome {
     let settings = load(common)?;
     let answer = Admin::of(&settings)?.get("/admin/fleet")?;
     if common.json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(());
     }
     let mut table = Table::new();
@@ -34,9 +34,9 @@ pub(super) fn run(common: &Common) -> Outcome {
             words(&row["position"]),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     let ready = rows.iter().filter(|row| row["state"] == "ready").count();
-    println!("{ready} of {} ready; * is this gateway", rows.len());
+    say!("{ready} of {} ready; * is this gateway", rows.len());
     Ok(())
 }
 

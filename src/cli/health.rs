@@ -6,6 +6,6 @@ use super::{Common, Outcome, load};
 pub(super) fn run(common: &Common) -> Outcome {
     let settings = load(common)?;
     Admin::without_token(&settings).get("/livez")?;
-    println!("alive");
+    say!("alive");
     Ok(())
 }

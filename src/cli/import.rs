@@ -56,12 +56,12 @@ pub(super) fn run(common: &Common, what: &Import) -> Outcome {
         let told = json!({
             "accepted": accepted, "skipped": skipped, "sequence": sequence, "offline": offline,
         });
-        println!("{told}");
+        say!("{told}");
     } else {
         let passed_over =
             if skipped > 0 { format!(", passed over {skipped} that have expired") } else { String::new() };
         let took = started.elapsed().as_secs_f32();
-        println!("imported {accepted} revocations{passed_over} in {took:.1} s (sequence {sequence})");
+        say!("imported {accepted} revocations{passed_over} in {took:.1} s (sequence {sequence})");
     }
     Ok(())
 }

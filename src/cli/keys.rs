@@ -94,7 +94,7 @@ fn request(action: &Action) -> anyhow::Result<Value> {
 
 fn through(admin: &Admin, action: &Action, request: &Value) -> anyhow::Result<Value> {
     match action {
-        Action::List => admin.get("/admin/keys"),
+        Action::List => admin.get("/admin/keys?limit=1000"),
         Action::Rotate { .. } => admin.call(Method::POST, "/admin/keys/rotate", Some(request)),
         Action::Retire { kid, .. } => {
             admin.call(Method::POST, &format!("/admin/keys/{}/retire", encoded(kid)), Some(request))
@@ -166,7 +166,7 @@ fn changed(
 
 fn tell(common: &Common, action: &Action, answer: &Value) {
     if common.json {
-        println!("{answer}");
+        say!("{answer}");
         return;
     }
     let (kid, signing) = (words(&answer["kid"]), words(&answer["signing"]));
@@ -185,13 +185,13 @@ fn tell(common: &Common, action: &Action, answer: &Value) {
                     words(until),
                 ]);
             }
-            println!("{table}");
+            say!("{table}");
         }
-        Action::Rotate { .. } => println!("{kid} signs now; the others verify until their overlap ends"),
+        Action::Rotate { .. } => say!("{kid} signs now; the others verify until their overlap ends"),
         Action::Retire { revoke, .. } => {
             let revoked = if *revoke { ", and its tokens are revoked" } else { "" };
-            println!("{kid} is retired{revoked}; {signing} signs");
+            say!("{kid} is retired{revoked}; {signing} signs");
         }
-        Action::Import { .. } => println!("{kid} verifies now; {signing} signs"),
+        Action::Import { .. } => say!("{kid} verifies now; {signing} signs"),
     }
 }

@@ -1,5 +1,8 @@
 //! Command line: one file per command. Exit status: 0 done, 1 failed, 2 bad usage or configuration.
 
+#[macro_use]
+mod out;
+
 mod check;
 mod client;
 mod demo;
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Health => health::run(&common),
     };
     match outcome {
+        Ok(()) if out::has_lost() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(words)) => {
             if !words.is_empty() {

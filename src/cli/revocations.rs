@@ -82,9 +82,9 @@ pub(super) fn revoke(common: &Common, what: &Revoke) -> Outcome {
     let answer =
         Admin::of(&settings)?.call(Method::POST, "/admin/revocations", Some(&Value::Object(item)))?;
     if common.json {
-        println!("{answer}");
+        say!("{answer}");
     } else {
-        println!("revoked {} {} (sequence {})", what.kind, what.value, answer["sequence"]);
+        say!("revoked {} {} (sequence {})", what.kind, what.value, answer["sequence"]);
     }
     Ok(())
 }
@@ -98,12 +98,12 @@ pub(super) fn unrevoke(common: &Common, what: &Unrevoke) -> Outcome {
     }
     let answer = Admin::of(&settings)?.call(Method::DELETE, &path, None)?;
     if common.json {
-        println!("{answer}");
+        say!("{answer}");
         return Ok(());
     }
-    println!("unrevoked {} {} (sequence {})", what.kind, what.value, answer["sequence"]);
+    say!("unrevoked {} {} (sequence {})", what.kind, what.value, answer["sequence"]);
     for still in answer["still_refused_by"].as_array().into_iter().flatten() {
-        println!("still refused by {} {}", words(&still["kind"]), words(&still["value"]));
+        say!("still refused by {} {}", words(&still["kind"]), words(&still["value"]));
     }
     Ok(())
 }
@@ -133,7 +133,7 @@ pub(super) fn list(common: &Common, what: &List) -> Outcome {
     }
     way.close();
     if common.json {
-        println!("{}", json!({ "data": rows }));
+        say!("{}", json!({ "data": rows }));
         return Ok(());
     }
     let mut table = Table::new();
@@ -153,7 +153,7 @@ pub(super) fn list(common: &Common, what: &List) -> Outcome {
             words(&row["reason"]),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     Ok(())
 }
 

@@ -16,11 +16,14 @@ pub(super) fn run(common: &Common) -> Outcome {
     way.close();
     let report = taken?;
     if common.json {
-        println!("{report}");
+        say!("{report}");
     } else {
-        println!(
+        say!(
             "snapshot at sequence {}: {} entries, {} bytes; {} segments of the log went",
-            report["sequence"], report["entries"], report["bytes"], report["segments_removed"]
+            report["sequence"],
+            report["entries"],
+            report["bytes"],
+            report["segments_removed"]
         );
     }
     Ok(())

@@ -72,9 +72,9 @@ pub(super) fn run(common: &Common, admin: &Admin, what: &Import) -> anyhow::Resu
         format!("stopped after {created} users were created; those are there, and the same file can be imported again")
     })?;
     if common.json {
-        println!("{}", json!({ "created": created, "skipped": skipped, "failed": failed }));
+        say!("{}", json!({ "created": created, "skipped": skipped, "failed": failed }));
     } else {
-        println!("created {created} users, passed over {skipped} that were there already");
+        say!("created {created} users, passed over {skipped} that were there already");
     }
     if failed > 0 {
         return Err(anyhow!("{failed} lines of {} made no user", what.file));

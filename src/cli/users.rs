@@ -104,9 +104,9 @@ pub(super) fn run(common: &Common, what: &Users) -> Outcome {
             let path = format!("/admin/users/{}", encoded(&id(&admin, &whom.user)?));
             let answer = admin.call(Method::DELETE, &path, None)?;
             if common.json {
-                println!("{answer}");
+                say!("{answer}");
             } else {
-                println!("deleted {}", words(&answer["id"]));
+                say!("deleted {}", words(&answer["id"]));
             }
         }
         Some(Action::Import(what)) => user_import::run(common, &admin, what)?,
@@ -159,7 +159,7 @@ fn list(common: &Common, admin: &Admin, limit: usize, email: Option<&str>) -> an
         }
     }
     if common.json {
-        println!("{}", json!({ "data": rows }));
+        say!("{}", json!({ "data": rows }));
         return Ok(());
     }
     let mut table = Table::new();
@@ -176,7 +176,7 @@ fn list(common: &Common, admin: &Admin, limit: usize, email: Option<&str>) -> an
             words(&row["createdon"]),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     Ok(())
 }
 
@@ -200,8 +200,8 @@ fn id(admin: &Admin, user: &str) -> anyhow::Result<String> {
 
 fn tell(common: &Common, answer: &Value, done: &str) {
     if common.json {
-        println!("{answer}");
+        say!("{answer}");
     } else {
-        println!("{done} {} ({})", words(&answer["email"]), words(&answer["id"]));
+        say!("{done} {} ({})", words(&answer["email"]), words(&answer["id"]));
     }
 }

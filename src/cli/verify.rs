@@ -27,7 +27,7 @@ pub(super) fn run(common: &Common, what: &Verify) -> Outcome {
     spinner.finish_and_clear();
     let verdict = verdict?;
     if common.json {
-        println!("{}", in_json(&verdict));
+        say!("{}", in_json(&verdict));
     } else {
         show(&verdict);
     }
@@ -113,25 +113,25 @@ fn show(verdict: &Verdict) {
             problem(segment.problem.as_ref()).unwrap_or(whole),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     for name in &verdict.unfinished {
-        println!("{name} was never finished; the next start removes it");
+        say!("{name} was never finished; the next start removes it");
     }
     if verdict.in_use {
-        println!("a gateway is using {}: the end of its log may have moved on", verdict.place.display());
+        say!("a gateway is using {}: the end of its log may have moved on", verdict.place.display());
     }
     match &verdict.start {
         Ok(load) => {
             let from = load
                 .snapshot
                 .map_or_else(|| "no snapshot".to_owned(), |position| format!("the snapshot at {position}"));
-            println!(
+            say!(
                 "a start would load {from} and replay {} records: {} entries, sequence {}",
                 load.replayed,
                 load.counts.total(),
                 load.sequence
             );
         }
-        Err(error) => println!("a start would stop: {}", told(error)),
+        Err(error) => say!("a start would stop: {}", told(error)),
     }
 }

@@ -84,8 +84,7 @@ pub(super) fn read(
         prefixes_value.fail("prefixes is empty", hint);
     }
     let hosts = t.get("hosts").texts().iter().filter_map(check::host).collect();
-    let signup_value = t.get("signup");
-    let signup = signup_value.flag(true);
+    let signup = t.get("signup").flag(true);
     let issuer_value = t.get("issuer");
     let issuer = issuer_value.filled().filter(check::name);
     let audience = boxed(&t.get("audience").one_or_more());
@@ -119,13 +118,8 @@ pub(super) fn read(
     let cors = policy::cors(&t.get("cors"));
     let password = password(&mut t);
     let lockout = lockout(&mut t);
-    let cx = t.cx;
     let (claims, claims_at) = claims(&mut t, token_bytes_max);
     let delegate = delegate::read(&mut t, &user_fields, &claims, claims_at.as_ref());
-    if delegate.is_some() && signup_value.is_given() && signup {
-        let hint = "accounts are made in the backend; leave signup out, and give its own sign-up a route";
-        cx.fail(signup_value.at.as_ref(), "signup = true cannot be with [auth.delegate]", hint.to_owned());
-    }
     t.finish();
     let own = Own {
         issuer: issuer.map_or("portcullis".into(), |text| text.boxed()),
@@ -141,6 +135,7 @@ pub(super) fn read(
     let settings = Settings {
         prefixes,
         hosts,
+        // Where the backend checks passwords it makes the accounts; the default beside it, written out, says no more.
         signup: signup && delegate.is_none(),
         own,
         rotate_refresh,

@@ -10,7 +10,7 @@ use super::source::Span;
 use super::suggest::quote;
 use super::{check, files};
 use crate::issuer::settings::{ClaimNames, External, Introspection, KeySource, Published, SELF};
-use crate::token::Algorithm;
+use crate::token::{Algorithm, KeyError, KeySet};
 
 /// The keys that say where keys come from, in the order of the contract.
 const SOURCES: [&str; 6] =
@@ -112,20 +112,23 @@ fn external<'c>(
     copies_dir: &Path,
 ) -> External {
     let audience = boxed(&t.get("audience").one_or_more());
-    let algorithms_value = t.get("algorithms");
+    let mut algorithms_value = t.get("algorithms");
     // An opaque token has no signature.
-    let algorithms = match t.get("introspect").is_given() && !algorithms_value.is_given() {
-        true => Vec::new(),
-        false => algorithms(
-            &algorithms_value.required("add algorithms = [\"RS256\"], or what its tokens are signed with"),
-        ),
-    };
+    let is_signed = !t.get("introspect").is_given() || algorithms_value.is_given();
+    if is_signed {
+        algorithms_value =
+            algorithms_value.required("add algorithms = [\"RS256\"], or what its tokens are signed with");
+    }
+    let algorithms = if is_signed { algorithms(&algorithms_value) } else { Vec::new() };
     let short = t.get("allow_short_secret").flag(false);
     let refresh = t
         .get("jwks_refresh")
         .duration_within(Duration::from_secs(600), Duration::from_secs(1)..=Duration::from_secs(86_400));
     let fetching = Fetching { refresh, copies_dir, has_iss: issuer.is_some() };
-    let keys = keys(&mut t, &algorithms, short, &fetching);
+    // A key may be for the very algorithm that is misspelt.
+    let all_known = algorithms.len() == algorithms_value.texts().len();
+    let known: Vec<_> = algorithms.iter().filter(|_| all_known).map(|(_, algorithm)| *algorithm).collect();
+    let keys = keys(&mut t, &algorithms, &known, short, &fetching);
     let leeway = t.get("leeway").duration_within(Duration::ZERO, Duration::ZERO..=Duration::from_secs(3600));
     let longest = Duration::from_secs(3650 * 86_400);
     let max_token_ttl = t
@@ -200,6 +203,7 @@ struct Fetching<'a> {
 fn keys<'c>(
     t: &mut Table<'c>,
     algorithms: &[(Text<'c>, Algorithm)],
+    known: &[Algorithm],
     short: bool,
     fetching: &Fetching<'_>,
 ) -> KeySource {
@@ -249,10 +253,16 @@ fn keys<'c>(
         long_enough(&text, secret.len(), algorithms, short);
         source = Some(KeySource::SecretFile { path: cx.resolve(&text.value), secret });
     }
-    if let Some((path, text)) = jwks_file.filled().and_then(|text| files::key_set(&text)) {
-        source = Some(KeySource::JwksFile { path, text });
+    if let Some(text) = jwks_file.filled()
+        && let Some((path, set)) = files::key_set(&text)
+    {
+        usable(&text, known, KeySet::from_jwks(&set, known).err());
+        source = Some(KeySource::JwksFile { path, text: set });
     }
-    if let Some((path, pem)) = public_key_file.filled().and_then(|text| files::public_key(&text)) {
+    if let Some(text) = public_key_file.filled()
+        && let Some((path, pem)) = files::public_key(&text)
+    {
+        usable(&text, known, KeySet::from_public_key(&pem, known).err());
         source = Some(KeySource::PublicKeyFile { path, pem });
     }
     // Whoever has no source has a problem recorded above, and the settings are not used.
@@ -271,6 +281,15 @@ fn fits<'c>(file: &Value<'c>, algorithms: &[(Text<'c>, Algorithm)], symmetric: b
             "a shared secret goes into secret_file; public keys go with the other algorithms"
         };
         text.fail(format!("{} does not go with {}", text.quoted(), file.label()), hint.to_owned());
+    }
+}
+
+/// The file must hold a key that one of the algorithms can use. Shared secrets among them have a problem of their own,
+/// and so has an empty list.
+fn usable(file: &Text<'_>, algorithms: &[Algorithm], why_not: Option<KeyError>) {
+    let judged = !algorithms.is_empty() && !algorithms.iter().copied().any(is_symmetric);
+    if let Some(why) = why_not.filter(|_| judged) {
+        file.fail(format!("{} {} {why}", file.label, file.quoted()), None);
     }
 }
 

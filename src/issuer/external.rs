@@ -8,7 +8,7 @@ use crate::token::{Fresh, KeyError, KeySet, Skipped, Terms, Typ};
 
 /// The keys of an external issuer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("issuer \"{issuer}\": {} {why}", path.display())]
+#[error("issuer \"{issuer}\": {} cannot be used", path.display())]
 pub struct ExternalError {
     /// The issuer's name in the configuration.
     pub issuer: Arc<str>,

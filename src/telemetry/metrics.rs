@@ -200,13 +200,40 @@ impl Metrics {
         self.shadow_refusals[code as usize].inc();
     }
 
-    /// The text of a scrape (OpenMetrics 1.0, which Prometheus reads).
+    /// The text of a scrape in Prometheus' own format (version 0.0.4), which more programs read than OpenMetrics: the
+    /// samples are the same, and counters are described under the name that their samples have.
+    pub fn classic_text(&self) -> String {
+        classic(&self.text())
+    }
+
+    /// The text of a scrape (OpenMetrics 1.0).
     pub fn text(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         let registry = self.registry.lock().expect("encoding does not panic");
         let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
         text
     }
+}
+
+fn classic(text: &str) -> String {
+    let mut classic = String::with_capacity(text.len());
+    // `# HELP` stands before the `# TYPE` that tells how the family is called.
+    let mut help = "";
+    for line in text.lines() {
+        if let Some(described) = line.strip_prefix("# HELP ") {
+            help = described;
+        } else if let Some((name, kind)) =
+            line.strip_prefix("# TYPE ").and_then(|described| described.split_once(' '))
+        {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let help = help.strip_prefix(name).unwrap_or_default();
+            classic.push_str(&format!("# HELP {name}{suffix}{help}\n# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            classic.push_str(line);
+            classic.push('\n');
+        }
+    }
+    classic
 }
 
 impl Default for Metrics {
@@ -319,6 +346,25 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_classic_text_describes_counters_by_the_names_of_their_samples() {
+        let metrics = Metrics::new();
+        metrics.reloads_ok.inc();
+        let text = metrics.classic_text();
+        let stands = |line: &str| text.lines().any(|other| other == line);
+        for line in [
+            "# HELP portcullis_config_reloads_total Reloads of the configuration, by result.",
+            "# TYPE portcullis_config_reloads_total counter",
+            "portcullis_config_reloads_total{result=\"ok\"} 1",
+            "# TYPE portcullis_live_connections gauge",
+            "portcullis_live_connections 0",
+            "# TYPE portcullis_log_fsync_seconds histogram",
+        ] {
+            assert!(stands(line), "no line {line:?} in\n{text}");
+        }
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
     }
 
     #[test]

@@ -297,6 +297,15 @@ fn every_algorithm_of_the_contract_can_sign() {
 }
 
 #[test]
+fn the_default_of_signup_may_be_written_beside_a_delegate() {
+    let settings = valid(
+        "[auth]\nsignup = true\n[auth.delegate]\nurl = \"http://127.0.0.1:5000/login\"\nsubject = \"/user/id\"\n",
+    );
+    let auth = settings.auth.unwrap();
+    assert!(auth.delegate.is_some() && !auth.signup, "the backend makes the accounts");
+}
+
+#[test]
 fn issuers_load_their_keys() {
     let settings = super::parse(
         "gateway.toml",

@@ -1,6 +1,7 @@
 //! The real program over real sockets, seen from outside: a module per subject, all expectations from CONTRACT.md.
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
+mod admin;
 mod auth_endpoints;
 mod bad_input;
 mod balancers;

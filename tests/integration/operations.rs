@@ -1,7 +1,7 @@
 //! Running it (CONTRACT §2, §6, §7): check, probes, metrics, drain, the commands, the demo.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
@@ -54,6 +54,19 @@ fn check_names_every_mistake_with_its_place_in_one_run() {
     }
     // The same mistakes stop a start, with the same status.
     finish(crate::support::gateway::command(&made.path(""), &["run"])).expect(2);
+}
+
+#[test]
+fn check_in_json_tells_its_verdict_on_standard_output_good_or_bad() {
+    let made = setup(&Upstream::echo());
+    let good = made.run(&["check", "--json"]).expect(0).json();
+    assert_eq!((&good["ok"], &good["routes"]), (&json!(true), &json!(2)));
+    fs::write(made.path("gateway.toml"), made.toml() + "[revocatoin]\n").unwrap();
+    let bad = finish(crate::support::gateway::command(&made.path(""), &["check", "--json"])).expect(2);
+    let told = bad.json();
+    assert_eq!(told["ok"], false);
+    assert!(told["errors"][0]["line"].is_u64() && told["errors"][0]["message"].is_string(), "{told}");
+    assert_eq!(bad.stderr, "");
 }
 
 #[test]
@@ -304,6 +317,22 @@ fn the_demo_runs_to_its_end() {
         assert!(finished.stdout.contains(words), "{words} in\n{}", finished.stdout);
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the demo leaves nothing behind");
+}
+
+#[test]
+fn whoever_reads_the_demo_may_stop_after_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["demo", "--json"]).current_dir(dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with('{'), "{line}");
+    let status = wait_for("the demo to end", || child.try_wait().unwrap());
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(status.success() && !told.contains("panicked"), "{status}\n{told}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Users, and their sessions.
 
 use axum::Extension;
-use axum::extract::{Form, Path, Query, State};
+use axum::extract::{Form, Query, State};
 use axum::response::Response;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::super::query::InPath;
 use super::html::{Html, badge, html, table, when};
 use super::{Asked, Ours, csrf, encoded, failed, page, query, refused, text};
 use crate::store::Page;
@@ -65,7 +66,7 @@ fn state(user: &Value) -> Html {
 pub(super) async fn show(
     State(pages): State<Ours>,
     Extension(asked): Extension<Asked>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
 ) -> Response {
     let user = pages.ask(&asked.from, Method::GET, &format!("/admin/users/{}", encoded(&id)), None).await;
     let sessions = pages.parts.store.sessions(&id, Page { before: None, limit: SESSIONS }).await;
@@ -145,7 +146,7 @@ pub(super) async fn show(
 pub(super) async fn act(
     State(pages): State<Ours>,
     Extension(asked): Extension<Asked>,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
     Form(form): Form<Value>,
 ) -> Response {
     if !asked.session.made(text(&form, "csrf")) {

@@ -189,7 +189,7 @@ pub(super) async fn routes(State(pages): State<Ours>, Extension(asked): Extensio
 
 /// `GET /ui/keys`.
 pub(super) async fn keys(State(pages): State<Ours>, Extension(asked): Extension<Asked>) -> Response {
-    let content = match pages.ask(&asked.from, Method::GET, "/admin/keys", None).await {
+    let content = match pages.ask(&asked.from, Method::GET, "/admin/keys?limit=1000", None).await {
         Ok(answer) => {
             let row = |key: &Value| {
                 let state = key["state"].as_str().unwrap_or_default();

@@ -181,11 +181,11 @@ fn every_problem_is_reported_in_one_run() {
         ],
     );
     let expected = [
-        "issuer \"a\": keys.json is not a JWK set: it has no array \"keys\"",
-        "issuer \"b\": keys.json has no usable key; key 0 (kid \"k1\") lacks a well-formed \"crv\"",
-        "issuer \"c\": key.pem is not PEM with a public key or a certificate (-----BEGIN PUBLIC KEY-----, RSA PUBLIC \
-         KEY, CERTIFICATE)",
-        "issuer \"d\": secret is empty",
+        "issuer \"a\": keys.json cannot be used: is not a JWK set: it has no array \"keys\"",
+        "issuer \"b\": keys.json cannot be used: has no usable key; key 0 (kid \"k1\") lacks a well-formed \"crv\"",
+        "issuer \"c\": key.pem cannot be used: is not PEM with a public key or a certificate (-----BEGIN PUBLIC \
+         KEY-----, RSA PUBLIC KEY, CERTIFICATE)",
+        "issuer \"d\": secret cannot be used: is empty",
         "the issuer name \"self\" is taken",
         "the issuers \"self\" and \"f\" have the same iss: give each its own",
     ];

@@ -75,7 +75,9 @@ fn errors(own: Option<&Own>, external: &[External]) -> Vec<String> {
         nonce_secret: None,
         shared: None,
     };
-    Issuers::load(&setup, NOW).unwrap_err().iter().map(ToString::to_string).collect()
+    // With what caused each, as the operator reads it.
+    let errors = Issuers::load(&setup, NOW).unwrap_err();
+    errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error))).collect()
 }
 
 fn grant<'a>(token_id: &'a str, extra: &'a Claims) -> Grant<'a> {
