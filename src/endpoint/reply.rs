@@ -22,6 +22,13 @@ pub(super) fn one(status: StatusCode, row: Value) -> Response<Body> {
     answer(status, &json!({ "status": status.as_u16(), "data": [row] }))
 }
 
+/// Cuts rows of which one more than `limit` were asked for to their page; whether another page follows.
+pub(super) fn cut_to<T>(rows: &mut Vec<T>, limit: usize) -> bool {
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    more
+}
+
 /// `{"status": 200, "data": […], "next": CURSOR}`: the cursor, where another page follows, is the number of the last row.
 pub(super) fn list(rows: Vec<Value>, next: Option<u64>) -> Response<Body> {
     let next = next.map(|number| number.to_string());

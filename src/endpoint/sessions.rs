@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Endpoints;
 use super::call::Call;
 use super::caller::Caller;
-use super::reply::{list, message};
+use super::reply::{cut_to, list, message};
 use super::revoking::Cause;
 use crate::answer::{Body, Code, Problem};
 use crate::issuer::settings::SELF;
@@ -20,8 +20,7 @@ impl Endpoints {
         let page = call.page()?;
         let one_more = Page { limit: page.limit + 1, ..page };
         let mut rows = self.parts.store.sessions(&caller.subject, one_more).await?;
-        let more = rows.len() > page.limit;
-        rows.truncate(page.limit);
+        let more = cut_to(&mut rows, page.limit);
         let next = rows.last().filter(|_| more).map(|row| row.number);
         Ok(list(rows.iter().map(|row| self.session_view(call, &caller, row)).collect(), next))
     }

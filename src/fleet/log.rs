@@ -271,12 +271,10 @@ impl Bulk {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
-    use crate::clock::{SystemClock, UnixTime};
-    use crate::revocation::settings::{Fsync, Settings};
-    use crate::revocation::{Kind, Opening, RealDisk, Selector};
+    use crate::clock::UnixTime;
+    use crate::revocation::settings::Settings;
+    use crate::revocation::{Kind, Opening, Selector};
 
     fn session(number: usize) -> Revocation {
         Revocation {
@@ -295,29 +293,8 @@ mod tests {
     #[tokio::test]
     async fn a_batch_too_heavy_for_one_append_is_taken_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-        let (local, blocklist, _) = revocation::open(Opening {
-            settings: &Settings {
-                state_dir: dir.path().into(),
-                fsync: Fsync::Always,
-                snapshot_every: Duration::from_secs(3600),
-                snapshot_log_bytes: 1 << 30,
-                claims: Vec::new(),
-                on_lost_state: OnLostState::Empty,
-                cut_live_connections: true,
-                token_cache: 0,
-            },
-            disk: Arc::new(RealDisk::at(dir.path()).unwrap()),
-            clock: Arc::new(SystemClock),
-            projections: Vec::new(),
-            on_fsync: Box::new(|_| {}),
-            leeway_max: Duration::ZERO,
-            seen: 0,
-            known: false,
-            gateway: None,
-            issuers: Vec::new(),
-        })
-        .unwrap();
+        let settings = Settings::for_test(dir.path());
+        let (local, blocklist, _) = revocation::open(Opening::for_test(&settings, dir.path())).unwrap();
         let log = Log::alone(local);
         let total = || blocklist.counts().total();
 

@@ -65,6 +65,26 @@ pub struct Opening<'a> {
     pub issuers: Vec<IssuerTerm>,
 }
 
+#[cfg(test)]
+impl<'a> Opening<'a> {
+    /// A log in `dir` that belongs to nobody, for tests of other rooms. `dir` gets the mode that it must have.
+    pub(crate) fn for_test(settings: &'a Settings, dir: &std::path::Path) -> Self {
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        Self {
+            settings,
+            disk: Arc::new(super::RealDisk::at(dir).unwrap()),
+            clock: Arc::new(crate::clock::SystemClock),
+            projections: Vec::new(),
+            on_fsync: Box::new(|_| {}),
+            leeway_max: Duration::ZERO,
+            seen: 0,
+            known: false,
+            gateway: None,
+            issuers: Vec::new(),
+        }
+    }
+}
+
 /// What was found when the log was opened.
 #[derive(Clone, Debug)]
 pub struct Report {

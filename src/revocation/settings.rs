@@ -23,6 +23,23 @@ pub enum OnLostState {
     Empty,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// For tests of other rooms: every append is on disk, and no snapshot is due.
+    pub(crate) fn for_test(dir: &std::path::Path) -> Self {
+        Self {
+            state_dir: dir.into(),
+            fsync: Fsync::Always,
+            snapshot_every: Duration::from_secs(3600),
+            snapshot_log_bytes: 1 << 30,
+            claims: Vec::new(),
+            on_lost_state: OnLostState::Empty,
+            cut_live_connections: true,
+            token_cache: 0,
+        }
+    }
+}
+
 /// `[revocation]`, and the directory of `[state]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

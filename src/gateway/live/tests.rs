@@ -4,8 +4,8 @@ use std::sync::Barrier;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::revocation::settings::{Fsync, OnLostState, Settings};
-use crate::revocation::{self, Opening, RealDisk, Selector};
+use crate::revocation::settings::{Fsync, Settings};
+use crate::revocation::{self, Opening, Selector};
 use crate::token::{TokenType, VerifiedToken};
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -230,30 +230,12 @@ fn no_stream_slips_between_the_blocklist_and_the_cut() {
 #[test]
 fn what_is_acknowledged_has_been_cut() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let live = live();
-    let (log, blocklist, _) = revocation::open(Opening {
-        settings: &Settings {
-            state_dir: dir.path().into(),
-            fsync: Fsync::Every(Duration::from_secs(3600)),
-            snapshot_every: Duration::from_secs(3600),
-            snapshot_log_bytes: 1 << 30,
-            claims: Vec::new(),
-            on_lost_state: OnLostState::Empty,
-            cut_live_connections: true,
-            token_cache: 0,
-        },
-        disk: Arc::new(RealDisk::at(dir.path()).unwrap()),
-        clock: Arc::new(SystemClock),
-        projections: vec![live.projection()],
-        on_fsync: Box::new(|_| {}),
-        leeway_max: Duration::ZERO,
-        seen: 0,
-        known: false,
-        gateway: None,
-        issuers: Vec::new(),
-    })
-    .unwrap();
+    let settings =
+        Settings { fsync: Fsync::Every(Duration::from_secs(3600)), ..Settings::for_test(dir.path()) };
+    let opening =
+        Opening { projections: vec![live.projection()], ..Opening::for_test(&settings, dir.path()) };
+    let (log, blocklist, _) = revocation::open(opening).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     race(10, &live, &blocklist, |entry| {
         runtime.block_on(log.append(vec![entry])).unwrap();
