@@ -1,8 +1,8 @@
 //! The log being written: one active segment, group commit, rotation, and what is done when the disk fails.
 //!
 //! A segment is made under another name with its head in it, synced, renamed, and its directory synced, so a file
-//! with a segment's name always has a whole head. Records of a group go out in one write. A write or sync that fails
-//! is final for its segment: a new one begins behind the last durable record, with everything since written to it
+//! with a segment's name always has a whole head. Records of a group go out in one write, into room that was made for
+//! them before. A write or sync that fails is final for its segment: a new one begins behind the last durable record, with everything since written to it
 //! before it takes its name.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,12 @@ use super::files::{segment_name, unfinished};
 use super::record::{
     COMMIT, FRAME_BODY_BYTES_FULL, FrameHead, GatewayId, NOTE, SEGMENT_HEAD_BYTES, Salt, SegmentHead, random,
 };
+
+/// Room made behind the records of a segment at once: as much as they take, within these.
+const ROOM_BYTES_MIN: u64 = 64 << 10;
+const ROOM_BYTES_MAX: u64 = 1 << 20;
+/// A group of more than this is not worth it: its own bytes are most of what its sync costs.
+const ROOM_FOR_GROUPS_OF: usize = 64 << 10;
 
 /// Segments that there are: first sequence to bytes.
 #[derive(Debug, Default)]
@@ -56,6 +62,8 @@ struct Active {
     bytes: u64,
     /// Bytes of it that hold what was acknowledged.
     kept_bytes: u64,
+    /// Up to where it holds records and room for more; `None` when the disk would not give any.
+    room: Option<u64>,
     /// Nothing was written to it since the last note, or since it was made.
     noted: bool,
 }
@@ -296,7 +304,10 @@ impl Log {
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.sync()?;
         self.note()?;
-        self.active.as_mut().map_or(Ok(()), |active| active.file.sync())
+        self.active.as_mut().map_or(Ok(()), |active| {
+            active.take_room_back();
+            active.file.sync()
+        })
     }
 
     /// After a first attempt: one more in a new segment, then the books are kept accordingly.
@@ -350,6 +361,9 @@ impl Log {
             encode(&active.salt, self.durable, frame, &mut self.out);
         }
         active.append(&self.out)?;
+        if self.out.len() <= ROOM_FOR_GROUPS_OF {
+            active.make_room();
+        }
         self.written = self.pending.len();
         self.appended += self.out.len() as u64;
         Ok(())
@@ -390,8 +404,12 @@ impl Log {
         self.last_sync = start.elapsed();
         self.disk.rename(&unfinished(&name), &name)?;
         let bytes = self.out.len() as u64;
-        self.active =
-            Some(Active { file, first, salt: head.salt, bytes, kept_bytes, noted: self.pending.is_empty() });
+        let noted = self.pending.is_empty();
+        let room = Some(bytes);
+        let begun = Active { file, first, salt: head.salt, bytes, kept_bytes, room, noted };
+        if let Some(mut full) = self.active.replace(begun) {
+            full.take_room_back();
+        }
         self.disk.sync_dir()?;
         self.appended += bytes;
         self.segments.set(first, bytes);
@@ -412,6 +430,26 @@ impl Active {
         self.file.append(bytes)?;
         self.bytes += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Makes room when it is used up, so that most syncs have nothing to bring to the disk but records.
+    fn make_room(&mut self) {
+        if self.room.is_none_or(|room| self.bytes < room) {
+            return;
+        }
+        let more = self.bytes.clamp(ROOM_BYTES_MIN, ROOM_BYTES_MAX);
+        self.room = match self.file.make_room(usize::try_from(more).unwrap_or(0)) {
+            Ok(()) => Some(self.bytes + more),
+            // Then records take it as they come; whether they get it is for them to say.
+            Err(_) => None,
+        };
+    }
+
+    /// For a segment that gets no more records. Room that stays does no harm.
+    fn take_room_back(&mut self) {
+        if self.room.is_none_or(|room| self.bytes < room) {
+            let _ = self.file.truncate(self.bytes);
+        }
     }
 }
 

@@ -340,8 +340,35 @@ fn some_log(close: bool) -> (SimDisk, Vec<Vec<Revocation>>) {
     (if close { disk.copy() } else { killed.killed() }, batches)
 }
 
+/// Every byte of a segment that records take, some behind them, and few of the room that follows.
+fn places(disk: &SimDisk, name: &str) -> impl Iterator<Item = usize> + use<> {
+    let scan = super::replay::scan(disk, name, 1, None).unwrap();
+    let (records, all) = (usize::try_from(scan.length).unwrap(), disk.content(name).len());
+    (0..all).filter(move |at| *at < records + 100 || at % 997 == 0)
+}
+
 fn is_prefix(blocklist: &Blocklist, batches: &[Vec<Revocation>]) -> bool {
     (0..=batches.len()).any(|count| Model::of(&batches[..count]).fits(blocklist))
+}
+
+#[test]
+fn zeros_behind_the_records_are_room_and_no_torn_end() {
+    let name = super::files::segment_name(1);
+    let (killed, batches) = some_log(false);
+    let (closed, _) = some_log(true);
+    let scan = |disk: &SimDisk| super::replay::scan(disk, &name, 1, None).unwrap();
+    let records: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
+    let (found, length) = (scan(&killed), killed.content(&name).len() as u64);
+    assert!(found.torn.is_none() && found.last == records && found.length == found.end);
+    assert!(length >= found.end + 1000, "{length} B, of which {} are records", found.end);
+    assert_eq!(scan(&closed).length, closed.content(&name).len() as u64, "closed, it has none");
+    // One byte that is neither zero nor a frame is a torn end, and tells how long that is.
+    let mut bytes = killed.content(&name);
+    bytes[usize::try_from(found.end).unwrap() + 500] = 1;
+    killed.put(&name, bytes);
+    let torn = scan(&killed);
+    assert_eq!((torn.torn.map(|torn| torn.0), torn.length), (Some(found.end), found.end + 501));
+    assert_eq!(torn.last, records);
 }
 
 #[test]
@@ -351,7 +378,7 @@ fn a_log_cut_at_any_byte_gives_a_prefix_of_whole_batches() {
         let (disk, batches) = some_log(close);
         let bytes = disk.content(&name);
         let mut longest = 0;
-        for length in 0..=bytes.len() {
+        for length in places(&disk, &name).chain([bytes.len()]) {
             let disk = disk.copy();
             disk.put(&name, bytes[..length].to_vec());
             match recover(&disk) {
@@ -375,7 +402,7 @@ fn a_flipped_bit_anywhere_is_an_error_or_the_torn_end_but_never_a_wrong_entry() 
         let bytes = disk.content(&name);
         let mut random = Random(61);
         let mut cut = 0;
-        for at in 0..bytes.len() {
+        for at in places(&disk, &name) {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1 << random.below(8);
             let disk = disk.copy();

@@ -2,7 +2,8 @@
 //!
 //! A segment is a head and frames. A frame is the unit that is whole or not there: a head of 40 bytes and a body of
 //! entries with consecutive sequences. A batch (what one request asked for) lies in one frame, or in several of
-//! which only the last says [`COMMIT`]; without it, none of them count. All numbers are little-endian.
+//! which only the last says [`COMMIT`]; without it, none of them count. Zeros behind the last frame are room for more. All
+//! numbers are little-endian.
 //!
 //! ```text
 //! segment head                              frame head                                entry

@@ -42,6 +42,22 @@ impl Window {
         Ok(&self.bytes[from..to])
     }
 
+    /// Where the zeros begin that the file ends with; not before `offset`.
+    fn end_without_zeros(&mut self, offset: u64) -> std::io::Result<u64> {
+        let (mut at, mut end) = (offset, offset);
+        while at < self.length {
+            let bytes = self.at(at, WINDOW_BYTES)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(end)
+    }
+
     /// The frame at `offset`, whole.
     fn frame(
         &mut self,
@@ -62,7 +78,7 @@ pub(super) struct Scan {
     pub(super) head: SegmentHead,
     /// Bytes of it that count: its head and every frame up to the end of the last whole batch.
     pub(super) end: u64,
-    /// Bytes of the file.
+    /// Bytes of the file, less the zeros at its end: room for records that did not come.
     pub(super) length: u64,
     /// The last sequence that counts; the one before `head.first` when there is none.
     pub(super) last: u64,
@@ -120,15 +136,22 @@ pub(super) fn scan(disk: &dyn Disk, name: &str, first: u64, next: Option<u64>) -
                 if proof_of_damage(&mut window, &scan, offset, expected)? {
                     return Ok(Err(refuse(offset, Bad::Damaged(what))));
                 }
-                scan.torn = Some((offset, what));
+                scan.length = window.end_without_zeros(offset)?;
+                scan.torn =
+                    if scan.length > offset { Some((offset, what)) } else { not_whole(&scan, offset) };
             }
-            (None, None) if scan.end < offset => scan.torn = Some((scan.end, "a batch is not whole")),
+            (None, None) => scan.torn = not_whole(&scan, offset),
             // Whether the next segment should have begun sooner is for the caller to say.
-            (None, _) => {}
+            (None, Some(_)) => {}
         }
         Ok(Ok(scan))
     };
     read().map_err(failed)?
+}
+
+/// What is torn in a last segment whose frames are whole up to `offset`, and followed by none.
+fn not_whole(scan: &Scan, offset: u64) -> Option<(u64, &'static str)> {
+    (scan.end < offset).then_some((scan.end, "a batch is not whole"))
 }
 
 /// The head of a segment.

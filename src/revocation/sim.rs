@@ -27,8 +27,23 @@ struct Inode {
     seen: Vec<u8>,
     /// What is on the platter.
     durable: Vec<u8>,
-    /// From here on, bytes that a failed sync has lost: no later sync brings them to the platter.
+    /// From here to there, bytes that a failed sync has lost: no later sync brings them to the platter.
     lost: Option<(usize, usize)>,
+}
+
+impl Inode {
+    /// The first byte that the platter has otherwise or not at all, and the end of these.
+    fn not_durable(&self) -> (usize, usize) {
+        let same = |at: &usize| self.durable.get(*at) == self.seen.get(*at);
+        let from = (0..self.seen.len()).find(|at| !same(at)).unwrap_or(self.seen.len());
+        let to = (from..self.seen.len()).rev().find(|at| !same(at)).map_or(from, |last| last + 1);
+        (from, to)
+    }
+
+    /// What the platter has there: zeros where it has nothing.
+    fn on_platter(&self, from: usize, to: usize) -> Vec<u8> {
+        (from..to).map(|at| self.durable.get(at).copied().unwrap_or(0)).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -119,19 +134,20 @@ impl SimDisk {
         let mut random = Random(seed);
         let mut state = self.state().clone();
         for inode in &mut state.inodes {
-            let mut after = inode.durable.clone();
-            // Pages reach the platter in any order: some sectors of the rest, the others zero or missing; many of
-            // them or few.
+            // Pages reach the platter in any order: some sectors of the rest, the others as they were, zero or missing;
+            // many of them or few.
             let one_lost_in = 4 << random.below(9);
-            let keep = random.below(inode.seen.len().saturating_sub(after.len()) + 1) + after.len();
-            let mut at = after.len();
+            let kept = inode.durable.len();
+            let keep = random.below(inode.seen.len().saturating_sub(kept) + 1) + kept.min(inode.seen.len());
+            let (mut at, _) = inode.not_durable();
+            let mut after = inode.on_platter(0, at);
             while at < keep {
                 let end = keep.min(at + 512 - at % 512);
                 let lost = inode.lost.is_some_and(|(from, to)| at < to && end > from);
                 if !lost && random.below(one_lost_in) != 0 {
                     after.extend_from_slice(&inode.seen[at..end]);
                 } else {
-                    after.resize(end, 0);
+                    after.extend(inode.on_platter(at, end));
                 }
                 at = end;
             }
@@ -233,7 +249,8 @@ impl Disk for SimDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
         let inode = *self.state().names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+        let end = self.state().inodes[inode].seen.len();
+        Ok(Box::new(SimFile { disk: self.clone(), inode, end }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -293,23 +310,36 @@ impl Drop for Unlock {
 struct SimFile {
     disk: SimDisk,
     inode: usize,
+    /// Room lies behind it.
+    end: usize,
+}
+
+impl SimFile {
+    fn write(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let fault = self.disk.operation()?;
+        let written = match fault {
+            None => bytes,
+            Some(Fault::Broken) => &[],
+            Some(_) => &bytes[..bytes.len() / 2],
+        };
+        let mut state = self.disk.state();
+        let seen = &mut state.inodes[self.inode].seen;
+        let over = written.len().min(seen.len() - at);
+        seen[at..at + over].copy_from_slice(&written[..over]);
+        seen.extend_from_slice(&written[over..]);
+        fault.map_or(Ok(()), |fault| Err(error_of(fault)))
+    }
 }
 
 impl File for SimFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let fault = self.disk.operation()?;
-        let mut state = self.disk.state();
-        let inode = &mut state.inodes[self.inode];
-        match fault {
-            None => inode.seen.extend_from_slice(bytes),
-            Some(fault) => {
-                if fault != Fault::Broken {
-                    inode.seen.extend_from_slice(&bytes[..bytes.len() / 2]);
-                }
-                return Err(error_of(fault));
-            }
-        }
+        self.write(self.end, bytes)?;
+        self.end += bytes.len();
         Ok(())
+    }
+
+    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
+        self.write(self.end, &vec![0; bytes])
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -319,15 +349,15 @@ impl File for SimFile {
         let inode = &mut state.inodes[self.inode];
         if let Some(fault) = fault {
             if fault == Fault::Broken {
-                inode.lost = Some((inode.durable.len(), inode.seen.len()));
+                inode.lost = Some(inode.not_durable());
             }
             return Err(error_of(fault));
         }
         if !lying {
             let mut durable = inode.seen.clone();
             if let Some((from, to)) = inode.lost {
-                let end = to.min(durable.len());
-                durable[from.min(end)..end].fill(0);
+                let (from, to) = (from.min(durable.len()), to.min(durable.len()));
+                durable[from..to].copy_from_slice(&inode.on_platter(from, to));
             }
             inode.durable = durable;
         }
@@ -357,6 +387,7 @@ impl File for SimFile {
         // A cut takes effect on the platter when it is synced; until then either may be found.
         let both = inode.durable.len().min(inode.seen.len());
         inode.durable.truncate(both);
+        self.end = inode.seen.len();
         Ok(())
     }
 }

@@ -13,8 +13,9 @@ use crate::seed::Rng;
 use crate::support::jwt::claims;
 use crate::support::{Account, Call, Gateway, Setup, wait_for};
 
-/// Most revocations that still find room in the last page of a file.
-const LAST_ONES: usize = 400;
+/// Most revocations that still find room: in what the log made for itself before, some 64 KiB, and in the last page of a
+/// file.
+const LAST_ONES: usize = 2000;
 
 /// A file that leaves no room for anything else.
 fn fill(disk: &Mount) -> PathBuf {
