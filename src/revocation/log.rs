@@ -2,8 +2,8 @@
 //!
 //! A segment is made under another name with its head in it, synced, renamed, and its directory synced, so a file
 //! with a segment's name always has a whole head. Records of a group go out in one write, into room that was made for
-//! them before. A write or sync that fails is final for its segment: a new one begins behind the last durable record, with everything since written to it
-//! before it takes its name.
+//! them before. A write or sync that fails is final for its segment: a new one begins behind the last durable record,
+//! with everything since written to it before it takes its name.
 
 use std::collections::BTreeMap;
 use std::io;
