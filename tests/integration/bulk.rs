@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::support::fault::flip_a_bit;
 use crate::support::gateway::{command, finish, mode};
 use crate::support::jwt::{Key, claims, claims_of};
 use crate::support::{Account, Answer, Call, Connection, Gateway, Setup, Upstream, now, wait_for};
@@ -443,10 +444,7 @@ fn verify_looks_at_every_file_and_tells_what_a_start_would_do() {
         let path =
             names.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with(prefix));
         let path = path.unwrap();
-        let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(&path, bytes).unwrap();
+        flip_a_bit(&path);
         path
     };
     let snapshot = damage("snapshot-");

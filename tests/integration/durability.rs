@@ -8,6 +8,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::account::PASSWORD;
+use crate::support::fault::flip_a_bit;
 use crate::support::jwt::{Key, claims, claims_of};
 use crate::support::{Account, Call, Gateway, Setup, Upstream, wait_for};
 
@@ -230,10 +231,7 @@ fn damage_before_the_tail_keeps_the_gate_shut() {
     }
     gateway.kill9();
     let segment = segments(&gateway).pop().unwrap();
-    let mut bytes = fs::read(&segment).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x40;
-    fs::write(&segment, bytes).unwrap();
+    flip_a_bit(&segment);
     let start = gateway.cli(&["run"]).expect(1);
     let name = segment.file_name().unwrap().to_string_lossy().into_owned();
     for words in [name.as_str(), "portcullis verify"] {
