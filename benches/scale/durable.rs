@@ -25,7 +25,7 @@ const RATE: u64 = 5000;
 
 pub(crate) fn measure(dir: &Path, options: &Options) {
     let during = Duration::from_secs(options.seconds);
-    let probe = || disk_sync(dir, GROUP_BYTES, Duration::from_secs(2));
+    let probe = || disk_sync(dir, GROUP_BYTES, Duration::from_secs(2), Duration::ZERO);
     {
         let (engine, _) = Engine::open(&dir.join("handle"));
         for _ in 0..ROUNDS {
@@ -69,9 +69,32 @@ pub(crate) fn measure(dir: &Path, options: &Options) {
             ("durable, over HTTP, at 5 k/s", done)
         };
         assert_eq!(others, 0, "every revocation is acknowledged");
-        let count = acks.0.len() as u64;
-        report(what, &mut acks, count, start.elapsed(), &mut disk);
+        let (count, took) = (acks.0.len() as u64, start.elapsed());
+        report(what, &mut acks, count, took, &mut disk);
+        if round % 2 == 1 {
+            let mut beside = runtime.block_on(disk_beside_requests(dir, &gateway));
+            report("beside as many requests that write nothing", &mut acks, count, took, &mut beside);
+        }
     }
+}
+
+/// The disk's own fdatasync as often as the log does it at this rate, while the gateway answers as many requests that
+/// write nothing: what the machine makes of both at once, without anything of the revocation engine.
+async fn disk_beside_requests(dir: &Path, gateway: &Gateway) -> Samples {
+    const DURING: Duration = Duration::from_secs(3);
+    let (dir, token) = (dir.to_owned(), gateway.admin_token());
+    let pause = Duration::from_micros(600);
+    let probe = tokio::task::spawn_blocking(move || disk_sync(&dir, GROUP_BYTES, DURING, pause));
+    let look = move |number: u64| {
+        let id = name(u64::MAX - number);
+        format!(
+            "GET /admin/revocations/token/{id} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n"
+        )
+        .into_bytes()
+    };
+    let (_, others) = at_a_rate(gateway.admin, CLIENTS, RATE, DURING, 404, look).await;
+    assert_eq!(others, 0, "nothing of it is in force");
+    probe.await.unwrap()
 }
 
 /// A million in one request.

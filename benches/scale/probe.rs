@@ -55,8 +55,9 @@ impl Samples {
     }
 }
 
-/// Appends `bytes` and syncs, for so long: the disk's own fdatasync, without anything of ours.
-pub(crate) fn disk_sync(dir: &Path, bytes: usize, during: Duration) -> Samples {
+/// Appends `bytes` and syncs, for so long, with so long a pause in between: the disk's own fdatasync, without anything
+/// of ours.
+pub(crate) fn disk_sync(dir: &Path, bytes: usize, during: Duration, pause: Duration) -> Samples {
     let path = dir.join("fdatasync-probe");
     let mut file = fs::File::create(&path).unwrap();
     let (piece, start, mut samples) = (vec![7; bytes], Instant::now(), Samples::default());
@@ -65,6 +66,9 @@ pub(crate) fn disk_sync(dir: &Path, bytes: usize, during: Duration) -> Samples {
         let start = Instant::now();
         file.sync_data().unwrap();
         samples.0.push(start.elapsed());
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
     }
     fs::remove_file(&path).unwrap();
     samples
