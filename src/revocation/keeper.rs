@@ -181,6 +181,8 @@ impl Keeper {
     /// next time.
     fn let_go(&self) -> usize {
         let shared = &self.shared;
+        let mut pace = Pace::new(REST);
+        let mut remove = |name: &str| shared.disk.remove_by_pieces(name, &mut || pace.rest());
         let kept = {
             let mut snapshots = shared.snapshots();
             let surplus = snapshots.positions.len().saturating_sub(GENERATIONS);
@@ -189,7 +191,7 @@ impl Keeper {
         };
         for (name, _) in shared.disk.list().unwrap_or_default() {
             if matches!(Name::parse(&name), Some(Name::Snapshot(position)) if !kept.contains(&position)) {
-                let _ = shared.disk.remove(&name);
+                let _ = remove(&name);
             }
         }
         let by_snapshots = if kept.len() < GENERATIONS { 0 } else { kept[0] };
@@ -200,7 +202,7 @@ impl Keeper {
         for pair in segments.windows(2) {
             let ((first, _), (next, _)) = (pair[0], pair[1]);
             // All that it holds is below `next`.
-            if next > needed_after + 1 || shared.disk.remove(&segment_name(first)).is_err() {
+            if next > needed_after + 1 || remove(&segment_name(first)).is_err() {
                 break;
             }
             shared.segments.forget(first);

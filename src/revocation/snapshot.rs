@@ -40,8 +40,9 @@ pub(super) const ABSOLUTE_BYTES: usize = 20;
 pub(super) const CUTOFF_BYTES: usize = 32;
 /// Written at once: some ten microseconds of work for the system, which nothing interrupts.
 pub(super) const PIECE_BYTES: usize = 32 << 10;
-/// A snapshot is synced piece by piece: one large sync at the end would make the log's next one wait for it.
-const SYNC_BYTES: u64 = 8 << 20;
+/// A snapshot is synced piece by piece: a large sync keeps a processor busy for milliseconds, and the log's next one waits
+/// for it.
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// What a snapshot says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -192,8 +192,8 @@ impl VerifyError {
             Self::Header(_) | Self::Extension => Step::Header,
             Self::UnknownIssuer => Step::Issuer,
             Self::Typ => Step::Typ,
-            Self::NoKeys | Self::Unavailable | Self::Inactive => Step::Signature,
-            Self::UnknownKey | Self::AmbiguousKey | Self::Algorithm | Self::Signature => Step::Signature,
+            Self::NoKeys | Self::UnknownKey | Self::AmbiguousKey | Self::Algorithm => Step::Key,
+            Self::Unavailable | Self::Inactive | Self::Signature => Step::Signature,
             Self::ClaimMissing(_)
             | Self::ClaimType(_)
             | Self::Bound

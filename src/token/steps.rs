@@ -14,7 +14,9 @@ pub enum Step {
     Issuer,
     /// What kind of JWT it is, by `typ`.
     Typ,
-    /// Key, algorithm, signature.
+    /// Which key, and whether the algorithm is its own.
+    Key,
+    /// The signature.
     Signature,
     /// Types of the registered claims, presence of the required ones.
     Claims,
@@ -38,6 +40,7 @@ impl Step {
             Self::Header => "header",
             Self::Issuer => "issuer",
             Self::Typ => "typ",
+            Self::Key => "key",
             Self::Signature => "signature",
             Self::Claims => "claims",
             Self::Audience => "audience",

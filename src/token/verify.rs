@@ -66,8 +66,13 @@ pub fn verify<'t>(
     steps.passed(Step::Issuer, format_args!("{:?}", terms.issuer));
     terms.typ.admits(header.typ)?;
     steps.passed(Step::Typ, format_args!("{}", OrNone(header.typ)));
-    let key = terms.keys.check(header.key_id, header.algorithm, now, jws.signed.as_bytes(), &signature)?;
-    steps.passed(Step::Signature, format_args!("{:?} by key {}", header.algorithm, OrNone(key.id)));
+    let checked = terms.keys.check(header.key_id, header.algorithm, now, jws.signed.as_bytes(), &signature);
+    if let Ok(_) | Err(VerifyError::Signature) = &checked {
+        let id = checked.as_ref().map_or(header.key_id, |key| key.id);
+        steps.passed(Step::Key, format_args!("{}, which is for {:?}", OrNone(id), header.algorithm));
+    }
+    let key = checked?;
+    steps.passed(Step::Signature, format_args!("good, by {:?}", header.algorithm));
     if seen.is_none() {
         Seen::remember(jws.header, &header);
     }

@@ -159,10 +159,18 @@ fn tells_of_each_step_in_order_and_of_the_one_that_failed() {
     sorted.sort();
     sorted.dedup();
     assert_eq!(order, sorted);
-    assert_eq!(order.len(), 10);
+    assert_eq!(order.len(), 11);
     assert!(steps.iter().all(|(_, detail)| text.split('.').all(|part| !detail.contains(part))));
 
     let mut steps: Vec<(Step, String)> = Vec::new();
     let refused = verify(&text, TOKEN_BYTES_MAX, |_| None, NOW, &mut steps).unwrap_err();
     assert_eq!((steps.last().unwrap().0, refused.step()), (Step::Header, Step::Issuer));
+
+    let forged = Bench::new().sign(&bench.header(), &good());
+    let unknown = bench.sign(&json!({ "alg": "ES256", "typ": "at+jwt", "kid": "nobody" }), &good());
+    for (text, last, failed) in [(forged, Step::Key, Step::Signature), (unknown, Step::Typ, Step::Key)] {
+        let mut steps: Vec<(Step, String)> = Vec::new();
+        let refused = verify(&text, TOKEN_BYTES_MAX, |_| Some(&bench.terms), NOW, &mut steps).unwrap_err();
+        assert_eq!((steps.last().unwrap().0, refused.step()), (last, failed));
+    }
 }
