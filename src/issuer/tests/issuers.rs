@@ -247,9 +247,9 @@ fn explains_each_step_without_touching_the_cache() {
     let issuers = load(None, &[legacy_issuer()], 16);
     let text = legacy(json!({}));
     let (steps, verdict) = issuers.explain(&text, NOW);
-    assert_eq!((steps.len(), verdict.is_ok()), (11, true));
+    assert_eq!((steps.len(), verdict.is_ok()), (12, true));
     let (steps, verdict) = issuers.explain(&text, after(700));
-    assert_eq!((steps.len(), verdict.unwrap_err()), (10, VerifyError::Expired));
+    assert_eq!((steps.len(), verdict.unwrap_err()), (11, VerifyError::Expired));
     assert_eq!((issuers.cache_misses(), issuers.cached_tokens()), (0, 0));
 }
 
