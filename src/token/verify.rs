@@ -67,6 +67,7 @@ pub fn verify<'t>(
     terms.typ.admits(header.typ)?;
     steps.passed(Step::Typ, format_args!("{}", OrNone(header.typ)));
     let checked = terms.keys.check(header.key_id, header.algorithm, now, jws.signed.as_bytes(), &signature);
+    // Where nothing but the signature is wrong, the key was found.
     if let Ok(_) | Err(VerifyError::Signature) = &checked {
         let id = checked.as_ref().map_or(header.key_id, |key| key.id);
         steps.passed(Step::Key, format_args!("{}, which is for {:?}", OrNone(id), header.algorithm));

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::fault::flip_a_bit;
+use crate::support::damage::flip_a_bit;
 use crate::support::gateway::{command, finish, mode};
 use crate::support::jwt::{Key, claims, claims_of};
 use crate::support::{Account, Answer, Call, Connection, Gateway, Setup, Upstream, now, wait_for};
@@ -543,4 +543,8 @@ fn explain_tells_why_step_by_step_and_agrees_with_the_gate() {
     let output = child.wait_with_output().unwrap();
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["code"], "token_invalid");
+    let steps = told["steps"].as_array().unwrap().iter();
+    let told: Vec<_> =
+        steps.map(|step| (step["step"].as_str().unwrap(), step["ok"] == json!(true))).collect();
+    assert!(told.ends_with(&[("key", true), ("signature", false)]), "{told:?}");
 }

@@ -8,7 +8,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::account::PASSWORD;
-use crate::support::fault::flip_a_bit;
+use crate::support::damage::flip_a_bit;
 use crate::support::jwt::{Key, claims, claims_of};
 use crate::support::{Account, Call, Gateway, Setup, Upstream, wait_for};
 

@@ -1,22 +1,11 @@
-//! A TCP proxy that does harm when it is told to: delays, cuts, swallows. And a file that is not as it was written.
+//! A TCP proxy that does harm when it is told to: delays, cuts, swallows.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-/// Makes one bit another one in the middle of what was written to the file. Zeros at its end are not part of that: a
-/// log makes room ahead of its records.
-pub(crate) fn flip_a_bit(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    bytes[last / 2] ^= 0x40;
-    fs::write(path, bytes).unwrap();
-}
 
 /// What happens to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod chromium;
 pub(crate) mod curl;
+pub(crate) mod damage;
 pub(crate) mod fault;
 pub(crate) mod gateway;
 pub(crate) mod http;
